@@ -1,0 +1,192 @@
+"""The fold: (state, events) → (state, outcomes), for many sessions in one call.
+
+Data flows one way, scale → learners → forecasts, and each stage runs over the steps of all sessions of the call that
+have one shape. The state of a session is its rows in two slabs (one of the backend's arrays, one of NumPy's). A call
+works on copies of the rows and writes them back at its end, so a call that raises has changed nothing; and it reads
+no clock, no environment and no random source, so the same events give the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bptt_core import checkpoint, stages, tbptt, timeline
+from bptt_core.backends import Backend
+from bptt_core.config import FieldError, LearnerConfig, SessionConfig, check_learning_rate
+from bptt_core.events import Events, Outcomes, Scores, SessionStatus
+from bptt_core.parameters import initial_parameters
+from bptt_core.slab import Slab
+from bptt_core.stages import Shape
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A session inside a Fold: where its rows are. Opaque to everyone else, and good until `Fold.delete`."""
+
+    shape: Shape
+    index: int
+    config: SessionConfig
+
+
+class Fold:
+    """Owns the state of many sessions. Not safe for use by several threads at once."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._slabs: dict[Shape, tuple[Slab, Slab]] = {}
+
+    def step(self, work: list[tuple[Slot, Events]]) -> list[Outcomes]:
+        """Takes the events of each session (at most once each), and returns the outcomes in the same order.
+
+        The events must have passed `check_events`. How they are spread over calls changes no bit of the result.
+        """
+        by_shape: dict[Shape, list[int]] = {}
+        for position, (slot, _) in enumerate(work):
+            by_shape.setdefault(slot.shape, []).append(position)
+        outcomes: dict[int, Outcomes] = {}
+        for shape, positions in by_shape.items():
+            group = [work[position] for position in positions]
+            if len({slot.index for slot, _ in group}) < len(group):
+                raise ValueError("a session may appear only once in a call")
+            with np.errstate(all="ignore"):
+                outcomes |= zip(positions, self._step_shape(shape, group), strict=True)
+        return [outcomes[position] for position in range(len(work))]
+
+    def create(self, config: SessionConfig, learning: bool = True) -> Slot:
+        """A new session. Raises FieldError."""
+        config = config.validated()
+        slot = self._allocate(config)
+        learner = config.learner
+        first = initial_parameters(slot.shape.learner.layout, learner.seed)
+        self._set(slot, "params", first)
+        self._set(slot, "timeline", timeline.Timeline(period_ns=config.period_ns or 0).row())
+        for name, value in _settings(config, learning).items():
+            self._set(slot, name, value)
+        return slot
+
+    def delete(self, slot: Slot) -> None:
+        """Forgets the session."""
+        for part in self._slabs[slot.shape]:
+            part.release(slot.index)
+
+    def configure(self, slot: Slot, *, learning: bool | None = None, learning_rate: float | None = None) -> None:
+        """Changes what may change while a session lives. Raises FieldError."""
+        if learning_rate is not None:
+            check_learning_rate(learning_rate)
+            self._set(slot, "learning_rate", learning_rate)
+        if learning is not None:
+            self._set(slot, "learning", learning)
+
+    def latest(self, slot: Slot) -> Outcomes | None:
+        """The outcome of the last event; None before the first."""
+        sequence = int(self._get(slot, "last_sequence"))
+        if sequence == 0:
+            return None
+        rows = [np.array(self._get(slot, name))[None] for name in stages.OUTCOME_FIELDS]
+        return Outcomes(sequence, *rows)
+
+    def status(self, slot: Slot, scores: bool = True) -> SessionStatus:
+        """Counters, time and, unless it is not wanted, scores."""
+        clock = timeline.Timeline.of_row(self._get(slot, "timeline"))
+        count = {name: int(self._get(slot, name)) for name in (*stages.UPDATE_COUNTERS.values(), "clipped", "carry_resets")}
+        return SessionStatus(
+            last_sequence=int(self._get(slot, "last_sequence")),
+            last_timestamp_ns=clock.last_ns if clock.timed == 1 else None,
+            period_ns=clock.period_ns if clock.timed == 1 and clock.period_ns else None,
+            timed=None if clock.timed == timeline.UNKNOWN else bool(clock.timed),
+            learning=bool(self._get(slot, "learning")),
+            learning_rate=float(self._get(slot, "learning_rate")),
+            parameters=slot.shape.learner.layout.size,
+            scores=self._scores(slot) if scores else None,
+            **count,
+        )
+
+    def checkpoint(self, slot: Slot) -> bytes:
+        """The whole session as bytes."""
+        arrays = {}
+        for part in self._slabs[slot.shape]:
+            arrays |= {f.name: tbptt.to_host(part.get(f.name, slot.index)) for f in part.fields}
+        return checkpoint.dump(slot.config, self.backend.fingerprint, arrays)
+
+    def restore(self, data: bytes) -> Slot:
+        """A session from `checkpoint`'s bytes. Raises CheckpointError; nothing is made then."""
+        config, arrays = checkpoint.load(data)
+        try:
+            shape = Shape.of(config.validated())
+        except FieldError as error:
+            raise checkpoint.CheckpointError(f"its configuration is not valid: {error}") from error
+        checkpoint.check_arrays(arrays, [f for fields in stages.fields(shape) for f in fields])
+        slot = self._allocate(config)
+        for part in self._slabs[slot.shape]:
+            for f in part.fields:
+                part.set(f.name, slot.index, arrays[f.name])
+        return slot
+
+    def _allocate(self, config: SessionConfig) -> Slot:
+        shape = Shape.of(config)
+        if shape not in self._slabs:
+            device, host = stages.fields(shape)
+            self._slabs[shape] = Slab(self.backend.xp, device), Slab(np, host)
+        device_slab, host_slab = self._slabs[shape]
+        index = device_slab.allocate()
+        assert host_slab.allocate() == index
+        return Slot(shape, index, config)
+
+    def _part(self, slot: Slot, name: str) -> Slab:
+        device, host = self._slabs[slot.shape]
+        return host if any(f.name == name for f in host.fields) else device
+
+    def _get(self, slot: Slot, name: str) -> Any:
+        return self._part(slot, name).get(name, slot.index)
+
+    def _set(self, slot: Slot, name: str, value: Any) -> None:
+        self._part(slot, name).set(name, slot.index, value)
+
+    def _scores(self, slot: Slot) -> Scores:
+        square, absolute = self._get(slot, "score_square").copy(), self._get(slot, "score_absolute").copy()
+        seasonal = slot.shape.forecasts.season > 0
+        return Scores(
+            count=self._get(slot, "settled").copy(),
+            mse=square[:, 0],
+            mae=absolute[:, 0],
+            persistence_mse=square[:, 1],
+            persistence_mae=absolute[:, 1],
+            seasonal_mse=square[:, 2] if seasonal else None,
+            seasonal_mae=absolute[:, 2] if seasonal else None,
+            coverage=self._get(slot, "score_coverage").copy(),
+            width=self._get(slot, "score_width").copy(),
+        )
+
+    def _step_shape(self, shape: Shape, work: list[tuple[Slot, Events]]) -> list[Outcomes]:
+        """One call's events of all sessions of one shape."""
+        device_slab, host_slab = self._slabs[shape]
+        slots = np.array([slot.index for slot, _ in work])
+        clocks = np.stack([host_slab.get("timeline", slot) for slot in slots])
+        steps = []
+        for row, (_, events) in zip(clocks, work, strict=True):
+            clock, session_steps = timeline.steps_of(timeline.Timeline.of_row(row), events, shape.longest_gap)
+            row[...] = clock.row()
+            steps.append(session_steps)
+        # Longest first: the sessions that still have a step are then always the first ones, and views suffice.
+        order = np.argsort([-len(s.event) for s in steps], kind="stable")
+        sorted_steps = [steps[k] for k in order]
+        device, host = device_slab.take(slots[order]), host_slab.take(slots[order])
+        host["timeline"] = clocks[order]
+        outcomes = stages.run(self.backend.xp, shape, device, host, sorted_steps)
+        device_slab.put(slots[order], device)
+        host_slab.put(slots[order], host)
+        return [outcomes[k] for k in np.argsort(order, kind="stable")]
+
+
+def _settings(config: SessionConfig, learning: bool) -> dict[str, float]:
+    """Fields that a configuration sets."""
+    learner: LearnerConfig = config.learner
+    return {
+        "learning": learning,
+        "learning_rate": learner.learning_rate,
+        "clip_norm": learner.clip_norm,
+        "huber_delta": learner.huber_delta,
+        "coverage_target": config.coverage,
+    }

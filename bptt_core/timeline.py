@@ -1,0 +1,96 @@
+"""From events to steps of equal length: where a stream with timestamps has a gap, missing steps fill it.
+
+Without timestamps every event is one step. With them the period is configured, or the median of the first 16 differences
+between events and then frozen; an event g periods after the one before is preceded by g − 1 missing steps, or, if those
+would be more than the network can look back over, by a jump that clears the window. Pure integer arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt_core.events import Events
+from bptt_core.slab import Field
+
+DIFFERENCES: Final = 16
+UNKNOWN: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What a session knows of time. `timed` is UNKNOWN before the first event, then 0 or 1; `period_ns` 0: not known."""
+
+    timed: int = UNKNOWN
+    last_ns: int = 0
+    period_ns: int = 0
+    differences: tuple[int, ...] = ()
+
+    @classmethod
+    def of_row(cls, row: NDArray[np.int64]) -> Timeline:
+        """Reads the slab's `timeline` field."""
+        timed, last, period, count, *differences = row.tolist()
+        return cls(timed, last, period, tuple(differences[:count]))
+
+    def row(self) -> NDArray[np.int64]:
+        """As the slab's `timeline` field."""
+        row = np.zeros(4 + DIFFERENCES, np.int64)
+        row[:4] = self.timed, self.last_ns, self.period_ns, len(self.differences)
+        row[4 : 4 + len(self.differences)] = self.differences
+        return row
+
+
+def fields() -> list[Field]:
+    """State of one session."""
+    return [Field("timeline", (4 + DIFFERENCES,), np.int64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of one session's events, `S` of them."""
+
+    values: NDArray[np.float64]  # [S, D], NaN rows for missing steps
+    event: NDArray[np.bool_]  # [S] False: a missing step
+    jump: NDArray[np.int64]  # [S] periods the stream jumped over before this step; > 0 clears the window
+
+
+def steps_of(timeline: Timeline, events: Events, longest_gap: int) -> tuple[Timeline, Steps]:
+    """The steps of `events`, and the timeline after them. Gaps of more than `longest_gap` missing steps are jumps."""
+    n = len(events)
+    if events.timestamps_ns is None:
+        everything = Steps(events.values, np.ones(n, bool), np.zeros(n, np.int64))
+        return (timeline if timeline.timed == 0 else replace(timeline, timed=0)), everything
+    missing = np.zeros(n, np.int64)
+    for k, now in enumerate(events.timestamps_ns.tolist()):
+        missing[k], timeline = _periods_missed(timeline, now)
+    filled = np.where(missing <= longest_gap, missing, 0)
+    position = np.arange(n) + np.cumsum(filled)
+    total = n + int(filled.sum())
+    values = np.full((total, events.values.shape[1]), np.nan)
+    event, jump = np.zeros(total, bool), np.zeros(total, np.int64)
+    values[position], event[position], jump[position] = events.values, True, missing - filled
+    return timeline, Steps(values, event, jump)
+
+
+def _periods_missed(timeline: Timeline, now: int) -> tuple[int, Timeline]:
+    """How many whole steps lie between the event before and one at `now`."""
+    if timeline.timed != 1:
+        return 0, replace(timeline, timed=1, last_ns=now)
+    difference = now - timeline.last_ns
+    timeline = replace(timeline, last_ns=now)
+    if timeline.period_ns == 0:
+        return 0, _learn_period(timeline, difference)
+    return max(0, (difference + timeline.period_ns // 2) // timeline.period_ns - 1), timeline
+
+
+def _learn_period(timeline: Timeline, difference: int) -> Timeline:
+    """Equal timestamps say nothing about the period and are passed over."""
+    if difference == 0:
+        return timeline
+    differences = (*timeline.differences, difference)
+    if len(differences) < DIFFERENCES:
+        return replace(timeline, differences=differences)
+    return replace(timeline, differences=(), period_ns=sorted(differences)[DIFFERENCES // 2])
