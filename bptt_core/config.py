@@ -66,7 +66,7 @@ class LearnerConfig:
         window = max(32, horizon + 16) if self.window is None else self.window
         _integer("learner.window", window, horizon + 1, MAX_WINDOW)
         _integer("learner.stride", self.stride, 1, window)
-        span = max(self.stride, min(window, horizon)) if self.loss_span is None else self.loss_span
+        span = self.stride if self.loss_span is None else self.loss_span
         _integer("learner.loss_span", span, self.stride, window)
         _one_of("learner.loss", self.loss, LOSSES)
         _number("learner.huber_delta", self.huber_delta, 1e-3, 1e3)
@@ -138,7 +138,7 @@ def _bounded_state(config: SessionConfig) -> None:
         )
 
 
-def _names(name: str, values: Iterable[str]) -> None:
+def _names(name: str, values: Iterable[object]) -> None:
     values = tuple(values)
     if not 1 <= len(values) <= MAX_FEATURES:
         raise FieldError(name, list(values), f"1..{MAX_FEATURES} names")
@@ -154,12 +154,12 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise FieldError(name, value, ", ".join(allowed))
 
 
-def _integer(name: str, value: int, low: int, high: int) -> None:
+def _integer(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise FieldError(name, value, f"{low}..{high}")
 
 
-def _number(name: str, value: float, low: float, high: float) -> None:
+def _number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise FieldError(name, value, f"{low:g}..{high:g}")
     if not low <= value <= high:

@@ -27,10 +27,10 @@ class UpdateResult(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Consecutive events of one session: `values` float64 [n, D] with NaN for missing, `timestamps_ns` int64 [n] or None."""
+    """Consecutive events of one session."""
 
-    values: NDArray[np.float64]
-    timestamps_ns: NDArray[np.int64] | None = None
+    values: NDArray[np.float64]  # [n, D], NaN: missing
+    timestamps_ns: NDArray[np.int64] | None = None  # [n], or None in a session without timestamps
 
     def __len__(self) -> int:
         return len(self.values)
@@ -118,9 +118,7 @@ def check_events(events: Events, features: int, timed: bool | None, last_timesta
     bad = ~(np.isnan(values) | (np.abs(values) <= MAX_MAGNITUDE))
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise FieldError(
-            f"values[{row}][{column}]", float(values[row, column]), f"NaN (missing) or ±{MAX_MAGNITUDE:g}"
-        )
+        raise FieldError(f"values[{row}][{column}]", float(values[row, column]), f"NaN (missing) or ±{MAX_MAGNITUDE:g}")
     if timed is not None and timed != (times is not None):
         allowed = "one per event, as in the events before" if timed else "none, as in the events before"
         raise FieldError("timestamps_ns", None if times is None else len(times), allowed)

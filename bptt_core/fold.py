@@ -21,6 +21,7 @@ from bptt_core.parameters import initial_parameters
 from bptt_core.slab import Slab
 from bptt_core.stages import Shape
 
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A session inside a Fold: where its rows are. Opaque to everyone else, and good until `Fold.delete`."""
@@ -90,7 +91,9 @@ class Fold:
     def status(self, slot: Slot, scores: bool = True) -> SessionStatus:
         """Counters, time and, unless it is not wanted, scores."""
         clock = timeline.Timeline.of_row(self._get(slot, "timeline"))
-        count = {name: int(self._get(slot, name)) for name in (*stages.UPDATE_COUNTERS.values(), "clipped", "carry_resets")}
+        count = {
+            name: int(self._get(slot, name)) for name in (*stages.UPDATE_COUNTERS.values(), "clipped", "carry_resets")
+        }
         return SessionStatus(
             last_sequence=int(self._get(slot, "last_sequence")),
             last_timestamp_ns=clock.last_ns if clock.timed == 1 else None,
@@ -105,7 +108,7 @@ class Fold:
 
     def checkpoint(self, slot: Slot) -> bytes:
         """The whole session as bytes."""
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for part in self._slabs[slot.shape]:
             arrays |= {f.name: tbptt.to_host(part.get(f.name, slot.index)) for f in part.fields}
         return checkpoint.dump(slot.config, self.backend.fingerprint, arrays)

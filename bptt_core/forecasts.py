@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bptt_core.scaling import FLOOR, Scaled, track_square
 from bptt_core.slab import Field, Rows
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 CLAMP: Final = 4.0  # a forecast stays within this many residual scales of its anchor
 WARM_UP: Final = 32  # pairs to settle before an interval or an anomaly score is served
@@ -142,7 +142,8 @@ def _anomaly(rows: Rows, error: Floats) -> Floats:
     """Largest one-step error over the targets, in units of ANOMALY_SIGMAS running RMS errors; 0 in warm-up. [B]."""
     ready = (rows["error_count"][:, 0] >= WARM_UP) & ~np.isnan(error)
     usual = ANOMALY_SIGMAS * np.sqrt(rows["error_square"][:, 0]) + FLOOR
-    return np.where(ready, np.abs(error) / usual, 0).max(axis=1)
+    score: Floats = np.where(ready, np.abs(error) / usual, 0).max(axis=1)
+    return score
 
 
 def _track_bounds(rows: Rows, error: Floats) -> None:
@@ -159,11 +160,10 @@ def _track_bounds(rows: Rows, error: Floats) -> None:
 
 
 def _normal_quantile(p: Floats) -> Floats:
-    """Standard normal quantile for p in (½, 1), to 4.5e-4 (Abramowitz & Stegun 26.2.23): the trackers only start here."""
-    t = np.sqrt(-2 * np.log(1 - p))
-    return t - (2.515517 + 0.802853 * t + 0.010328 * t * t) / (
-        1 + 1.432788 * t + 0.189269 * t * t + 0.001308 * t * t * t
-    )
+    """Standard normal quantile for p in (½, 1), to 4.5e-4 (Abramowitz & Stegun 26.2.23): where the trackers start."""
+    t: Floats = np.sqrt(-2 * np.log(1 - p))
+    below = 1 + 1.432788 * t + 0.189269 * t * t + 0.001308 * t * t * t
+    return t - (2.515517 + 0.802853 * t + 0.010328 * t * t) / below
 
 
 def _mean(scaled: Scaled, ys: Floats) -> Floats:

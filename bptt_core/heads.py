@@ -50,9 +50,7 @@ LOSSES: Final[dict[str, tuple[Elementwise, Elementwise]]] = {
 }
 
 
-def masked_loss(
-    xp: Any, loss: str, ys: Array, targets: Array, active: Array, delta: Array
-) -> tuple[Array, Array]:
+def masked_loss(xp: Any, loss: str, ys: Array, targets: Array, active: Array, delta: Array) -> tuple[Array, Array]:
     """Mean loss over each learner's active elements, and its gradient by `ys`.
 
     `ys`, `targets` and `active` are [T, B, K], `delta` (Huber) is [B, 1]. Returns (loss [B], dys [T, B, K]); a learner

@@ -55,8 +55,9 @@ class ParameterLayout:
 
     def readout(self, rows: Array) -> tuple[Array, Array]:
         """Views of the readout's weights alone: wo [B, H, K], bo [B, K]."""
-        start = self.size - self.outputs
-        return rows[:, start - self.hidden * self.outputs : start].reshape(-1, self.hidden, self.outputs), rows[:, start:]
+        bias = self.size - self.outputs
+        first = bias - self.hidden * self.outputs
+        return rows[:, first:bias].reshape(-1, self.hidden, self.outputs), rows[:, bias:]
 
     @functools.cache  # noqa: B019 (a layout is a small frozen value; there are as many as there are shapes)
     def _places(self) -> list[tuple[str, int, int, tuple[int, ...]]]:
@@ -84,4 +85,5 @@ def initial_parameters(layout: ParameterLayout, seed: int, dtype: type = np.floa
         weights.wh[0, :, gate * H : (gate + 1) * H] = q * np.sign(np.diag(r))
     if layout.cell == "lstm":
         weights.b[:, H : 2 * H] = 1
-    return row[0].astype(dtype)
+    parameters: NDArray[np.floating] = row[0].astype(dtype)
+    return parameters

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bptt_core.slab import Field, Rows
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 LEVEL_MEMORY: Final = 2000  # a running statistic weighs the newest value by 1/n, never less than 1/memory
 RESIDUAL_MEMORY: Final = 2000

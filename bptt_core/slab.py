@@ -51,12 +51,13 @@ class Slab:
 
     def take(self, slots: NDArray[np.int64]) -> Rows:
         """Copies of the rows of `slots`, in that order."""
-        index = self.xp.asarray(slots)
-        return {name: array[index] for name, array in self._arrays.items()}
+        index = self._index(slots)
+        rows = {name: array[index] for name, array in self._arrays.items()}
+        return rows if len(slots) > 1 else {name: row.copy() for name, row in rows.items()}
 
     def put(self, slots: NDArray[np.int64], rows: Rows) -> None:
         """Writes rows taken before, or parts of them by name, back to `slots` (each at most once)."""
-        index = self.xp.asarray(slots)
+        index = self._index(slots)
         for name, row in rows.items():
             self._arrays[name][index] = row
 
@@ -67,6 +68,12 @@ class Slab:
     def set(self, name: str, slot: int, value: Any) -> None:
         """Writes one field of one slot; `value` may be NumPy's on any backend."""
         self._arrays[name][slot] = self.xp.asarray(value)
+
+    def _index(self, slots: NDArray[np.int64]) -> Any:
+        """An index of those slots; a slice if it can be, which is several times faster."""
+        if len(slots) == 1:
+            return slice(int(slots[0]), int(slots[0]) + 1)
+        return self.xp.asarray(slots)
 
     def _grow(self) -> None:
         capacity = max(4, 2 * self._capacity)

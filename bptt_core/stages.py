@@ -107,10 +107,10 @@ def _by_step(columns: list[NDArray[Any]], active: list[int]) -> list[NDArray[Any
 
 def _prefixes(rows: Rows, active: list[int]) -> Iterator[Rows]:
     """For each step the rows of the sessions that have it: always the first ones, as views."""
-    views: Rows = {}
-    for s, count in enumerate(active):
-        if s == 0 or count != active[s - 1]:
-            views = first(rows, count)
+    views, current = rows, active[0]
+    for count in active:
+        if count != current:
+            views, current = first(rows, count), count
         yield views
 
 
@@ -196,7 +196,8 @@ def _outcomes(host: Rows, k: int, session: Steps, columns: list[NDArray[Any]]) -
     host["last_sequence"][k] += len(outcomes)
     for name, column in zip(OUTCOME_FIELDS, own, strict=True):
         host[name][k] = column[-1]
+    counts = np.bincount(outcomes.update_result, minlength=len(UpdateResult) + 1)
     for result, counter in UPDATE_COUNTERS.items():
-        host[counter][k] += int((outcomes.update_result == result).sum())
+        host[counter][k] += counts[result]
     host["clipped"][k] += int((outcomes.clip_scale < 1).sum())
     return outcomes

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core.cells import CELLS, Array
+from bptt_core.cells import CELLS, Array, Tape
 from bptt_core.clipping import clip_scale, global_norm
 from bptt_core.events import UpdateResult
 from bptt_core.heads import masked_loss, readout, readout_backward
@@ -60,22 +60,22 @@ class LearnerShape:
 
 
 class StepReport(NamedTuple):
-    """What became of the update at this step, per learner: result int8 [B], loss, norm, clip scale float32 [B] (NaN)."""
+    """What became of the update at this step, per learner: UpdateResult, and three numbers that are NaN without one."""
 
-    result: NDArray[np.int8]
-    loss: NDArray[np.float32]
-    gradient_norm: NDArray[np.float32]
-    clip_scale: NDArray[np.float32]
+    result: NDArray[np.int8]  # [B]
+    loss: NDArray[np.float32]  # [B] mean over the active pairs
+    gradient_norm: NDArray[np.float32]  # [B] before the clip
+    clip_scale: NDArray[np.float32]  # [B]
 
 
 class Gradient(NamedTuple):
-    """One backward over a window: mean loss [B], gradient rows [B, P], the tape of its forward, dL/d(boundary carry)."""
+    """One forward and backward over a window."""
 
-    loss: Array
-    rows: Array
-    tape: Any
-    dcarry: Array
-    dxs: Array | None
+    loss: Array  # [B] mean over the active pairs
+    rows: Array  # [B, P]
+    tape: Tape
+    dcarry: Array  # [B, S, H] by the boundary carry
+    dxs: Array | None  # [length − 1, B, D] by the inputs, if asked for
 
 
 def device_fields(shape: LearnerShape, dtype: type = np.float32) -> list[Field]:
@@ -294,4 +294,5 @@ def _write_back(device: Rows, part: Any, rows: Rows) -> None:
 
 def to_host(array: Array) -> NDArray[Any]:
     """The array as NumPy's: a copy from the device, or itself."""
-    return array.get() if hasattr(array, "get") else array
+    on_host: NDArray[Any] = array.get() if hasattr(array, "get") else array
+    return on_host

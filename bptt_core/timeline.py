@@ -1,8 +1,8 @@
 """From events to steps of equal length: where a stream with timestamps has a gap, missing steps fill it.
 
-Without timestamps every event is one step. With them the period is configured, or the median of the first 16 differences
-between events and then frozen; an event g periods after the one before is preceded by g − 1 missing steps, or, if those
-would be more than the network can look back over, by a jump that clears the window. Pure integer arithmetic.
+Without timestamps every event is one step. With them the period is configured, or the median of the first 16
+differences between events and then frozen; an event g periods after the one before is preceded by g − 1 missing steps,
+or, if those would be more than the network can look back over, by a jump that clears the window. Integers only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ UNKNOWN: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """What a session knows of time. `timed` is UNKNOWN before the first event, then 0 or 1; `period_ns` 0: not known."""
+    """What a session knows of time."""
 
-    timed: int = UNKNOWN
+    timed: int = UNKNOWN  # whether its events have timestamps, 0 or 1
     last_ns: int = 0
-    period_ns: int = 0
-    differences: tuple[int, ...] = ()
+    period_ns: int = 0  # 0: not known yet
+    differences: tuple[int, ...] = ()  # while the period is not known
 
     @classmethod
     def of_row(cls, row: NDArray[np.int64]) -> Timeline:

@@ -46,5 +46,7 @@ def select_backend(name: str = "auto") -> Backend:
 def _numpy(detail: str) -> Backend:
     features = getattr(getattr(np, "_core", None), "_multiarray_umath", None)
     simd = "+".join(name for name, has in getattr(features, "__cpu_features__", {}).items() if has)
-    fingerprint = f"numpy/{np.__version__}/{platform.machine()}/{simd}/python{sys.version_info[0]}.{sys.version_info[1]}"
+    fingerprint = (
+        f"numpy/{np.__version__}/{platform.machine()}/{simd}/python{sys.version_info[0]}.{sys.version_info[1]}"
+    )
     return Backend("numpy", np, fingerprint, detail)
