@@ -1,0 +1,260 @@
+"""Composition root: builds everything, starts and stops it in order, and says so in the log.
+
+Nothing else in the server knows how the parts are put together. Start: data directory → fold → sessions from disk →
+network → ready. Stop: not ready → refuse new work → answer what is in flight → sessions to disk → close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from bptt_core import Backend, select_backend
+from server import services
+from server.book import Book
+from server.engine import Engine, MicroBatch
+from server.health import NAME as HEALTH_NAME
+from server.health import Health
+from server.http import HttpServer
+from server.intake import Intake
+from server.interceptors import Calls
+from server.metrics import Metrics
+from server.settings import Settings
+from server.store import Store, StoreError
+from server.streams import Streams
+
+_LOG: Final = logging.getLogger("server")
+_BEAT_S: Final = 0.5
+_CLOSE_S: Final = 1.0
+DURABILITY: Final = (
+    "an acknowledgement means today: the event is folded, in memory. Sessions are written to disk when the server is "
+    "stopped with SIGTERM or SIGINT and are taken up again at the next start; after a crash they continue from the "
+    "last such stop, and what was learned since is lost"
+)
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT. Returns the exit code: 0 after a complete drain."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        return asyncio.run(_serve(settings))
+    except (StoreError, _CannotStart) as error:
+        _LOG.error("%s", error)
+        return 1
+
+
+class _CannotStart(Exception):
+    """The message says why."""
+
+
+async def _serve(settings: Settings) -> int:
+    with contextlib.closing(Store(settings.data)) as store:
+        backend = select_backend(settings.backend)
+        return await Server(settings, store, backend).serve()
+
+
+class Server:
+    """One server: its parts, wired."""
+
+    def __init__(self, settings: Settings, store: Store, backend: Backend) -> None:
+        self._settings, self._backend = settings, backend
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._fatal: asyncio.Future[BaseException] = self._loop.create_future()
+        self._beat_s = time.monotonic()
+        self._metrics = Metrics(backend, version())
+        self._engine = Engine(
+            backend,
+            settings.micro_batch_events,
+            settings.turn_events,
+            settle=self._settle,
+            drop=lambda left: self._intake.drop(left),  # noqa: PLW0108 - the intake is made after the engine
+            post=self._post,
+            failed=self._failed,
+        )
+        self._intake = Intake(self._engine.submit, settings.max_pending_events, self._metrics)
+        self._book = Book(
+            self._engine, self._intake, store, settings.max_sessions, settings.credit_events, settings.max_message_bytes
+        )
+        self._streams = Streams(
+            self._book,
+            self._intake,
+            self._metrics,
+            settings.max_streams,
+            settings.max_channels,
+            settings.max_message_bytes,
+        )
+        self._metrics.follow(
+            lambda: self._intake.pending_events, lambda: len(self._book), lambda: self._intake.draining
+        )
+        self._ready = False
+        self._health = Health(services.NAMES)
+
+    async def serve(self) -> int:
+        """Runs from start to stop. Returns the exit code."""
+        settings = self._settings
+        _LOG.info("bptt-server %s", version())
+        for line in settings.lines():
+            _LOG.info("setting %s", line)
+        _LOG.info("backend %s: %s", self._backend.name, self._backend.detail)
+        _LOG.info("%s", DURABILITY)
+        self._engine.start()
+        restored = await self._book.restore()
+        _LOG.info("%d sessions restored from %s", restored, settings.data)
+        server, port = self._grpc_server()
+        try:
+            http = HttpServer(settings.host, settings.http_port, self._metrics.page, self._healthy, self._is_ready)
+        except OSError as error:
+            raise _CannotStart(f"cannot listen for HTTP on {settings.host}:{settings.http_port}: {error}") from error
+        beat = asyncio.ensure_future(self._heartbeat())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        await self._health.serving()
+        await server.start()
+        http.start()
+        self._ready = True
+        if settings.ports_file is not None:
+            write_ports(settings.ports_file, port, http.port)
+        _LOG.info("ready: gRPC on %s:%d, HTTP on %s:%d", settings.host, port, settings.host, http.port)
+        await self._stop.wait()
+        code = await self._drain(server)
+        beat.cancel()
+        await asyncio.to_thread(http.stop)
+        _LOG.info("stopped with exit code %d", code)
+        return code
+
+    def _grpc_server(self) -> tuple[grpc.aio.Server, int]:
+        settings = self._settings
+        server = grpc.aio.server(interceptors=[Calls(self._metrics)], options=_options(settings.max_message_bytes))
+        services.attach(
+            server,
+            services.SessionService(self._book, self._backend.name, settings.max_message_bytes),
+            services.ForecastService(
+                self._book,
+                self._intake,
+                self._streams,
+                self._metrics,
+                self._backend.name,
+                settings,
+            ),
+            self._metrics,
+        )
+        self._health.attach(server)
+        reflection.enable_server_reflection((*services.NAMES, HEALTH_NAME, reflection.SERVICE_NAME), server)
+        address = f"{settings.host}:{settings.port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise _CannotStart(f"cannot listen for gRPC on {address}: is the port in use? ({error})") from error
+        return server, port
+
+    async def _drain(self, server: grpc.aio.Server) -> int:
+        """Finishes and saves. Returns the exit code."""
+        self._ready = False
+        await self._health.leaving()
+        self._intake.drain()
+        self._streams.drain()
+        _LOG.info("draining: %d streams open, %d events queued", len(self._streams), self._intake.pending_events)
+        finishing = asyncio.ensure_future(self._finish(server))
+        either: set[asyncio.Future[Any]] = {finishing, self._fatal}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self._fatal.done():
+            _LOG.critical("the engine failed; nothing more is learned or saved", exc_info=self._fatal.result())
+            finishing.cancel()
+            await server.stop(_CLOSE_S)
+            return 1
+        return finishing.result()
+
+    async def _finish(self, server: grpc.aio.Server) -> int:
+        deadline = time.monotonic() + self._settings.drain_timeout_s
+        # Polled, as this happens once in a server's life.
+        while (len(self._streams) or not self._intake.idle) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if len(self._streams):
+            _LOG.warning("%d streams did not take their answers in time and are cut off", len(self._streams))
+        await server.stop(_CLOSE_S)
+        try:
+            saved = await self._book.save()
+        except OSError as error:
+            _LOG.critical("not every session could be written to %s: %s", self._settings.data, error)
+            return 1
+        _LOG.info("%d sessions written to %s", saved, self._settings.data)
+        await asyncio.to_thread(self._engine.stop)
+        return 0
+
+    def _post(self, function: Callable[[], None]) -> None:
+        """Called from the engine's thread."""
+        self._loop.call_soon_threadsafe(function)
+
+    def _settle(self, batch: MicroBatch) -> None:
+        try:
+            self._intake.settle(batch)
+        except Exception as error:  # noqa: BLE001 - the books no longer match the fold
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        if not self._fatal.done():
+            self._fatal.set_result(error)
+        self._stop.set()
+
+    async def _heartbeat(self) -> None:
+        while True:
+            self._beat_s = time.monotonic()
+            await asyncio.sleep(_BEAT_S)
+
+    def _healthy(self) -> tuple[bool, str]:
+        """Called from the HTTP threads."""
+        if self._fatal.done():
+            return False, "the fold failed"
+        now = time.monotonic()
+        for name, beat_s in (("network loop", self._beat_s), ("engine", self._engine.beat_s)):
+            if now - beat_s > self._settings.heartbeat_timeout_s:
+                return False, f"the {name} has been silent for {now - beat_s:.0f} s"
+        return True, "alive"
+
+    def _is_ready(self) -> tuple[bool, str]:
+        """Called from the HTTP threads. The same truth as the gRPC health service."""
+        return (True, "ready") if self._ready else (False, "stopping")
+
+
+def version() -> str:
+    """The installed version; "unknown" when run from a checkout that is not installed."""
+    try:
+        return metadata.version("bptt-server")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def write_ports(path: Path, grpc_port: int, http_port: int) -> None:
+    """Writes the ports in use, whole or not at all."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps({"grpc": grpc_port, "http": http_port}) + "\n")
+    os.replace(beside, path)
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Find out within a minute that a peer is gone, and let clients ask as often as every 10 s.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 15_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]

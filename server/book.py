@@ -1,0 +1,272 @@
+"""The sessions of this server: made, found, listed, changed, removed, kept on disk.
+
+The network side's only owner of records. It decides nothing about events (that is `sessions.py` and `intake.py`) and
+nothing about messages. Changes of a session run to their end even if the caller goes away in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from bisect import bisect_right, insort
+from collections.abc import Coroutine, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from bptt_core import FieldError, Outcomes, SessionStatus, check_learning_rate
+from server import sessions
+from server.digests import Ring
+from server.engine import Engine
+from server.errors import Refusal, invalid, invalid_field
+from server.intake import Intake, draining, not_found
+from server.sessions import Record, Terms
+from server.store import Store, Stored
+
+_T = TypeVar("_T")
+_CHANGEABLE = ("learning", "learning_rate", "tags", "limits")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """New values of a session's changeable fields; None: the default. Only those named by `mask` count."""
+
+    mask: tuple[str, ...]
+    learning: bool | None
+    learning_rate: float | None
+    tags: Mapping[str, str]
+    credit_events: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A session as it is reported."""
+
+    record: Record
+    status: SessionStatus
+
+
+class Book:
+    """All records, by id. Coroutines and methods run on the network's thread only."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        intake: Intake,
+        store: Store,
+        max_sessions: int,
+        credit_events: int,
+        max_message_bytes: int,
+    ) -> None:
+        self._engine, self._intake, self._store = engine, intake, store
+        self._max_sessions, self._credit = max_sessions, credit_events
+        self._max_message_bytes = max_message_bytes
+        self._records: dict[str, Record] = {}
+        self._ids: list[str] = []
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def get(self, session_id: str, uid: str = "") -> Record:
+        """The live session of that id. Raises Refusal."""
+        sessions.check_id(session_id)
+        if session_id not in self._records:
+            raise not_found(session_id)
+        record = self._records[session_id]
+        sessions.check_uid(record, uid)
+        return record
+
+    async def create(self, session_id: str, terms: Terms) -> tuple[View, bool]:
+        """The session of that id, made unless it is there already with the same stated terms."""
+        sessions.check_id(session_id)
+        terms = self._checked(terms)
+        record = self._records.get(session_id)
+        if record is not None:
+            sessions.check_same(record, terms)
+            return View(record, await ask(self._engine.status(record.uid, scores=True))), False
+        self._not_draining()
+        if len(self._records) >= self._max_sessions:
+            most = self._max_sessions
+            raise Refusal("SESSION_LIMIT", f"there are {most} sessions, the most allowed", limit=most)
+        record = Record(
+            session_id=session_id,
+            uid=uuid.uuid4().hex,
+            created=terms,
+            create_time_ns=time.time_ns(),
+            tags=dict(terms.tags),
+            credit_events=terms.credit_events or self._credit,
+            max_batch_events=sessions.batch_events(terms.config, self._max_message_bytes),
+        )
+        self._insert(record)
+        return View(record, await self._unbroken(self._make(record))), True
+
+    async def view(self, record: Record) -> View:
+        """The session with its counters and scores."""
+        return View(record, await ask(self._engine.status(record.uid, scores=True)))
+
+    async def page(self, after: str, tags: Mapping[str, str], size: int) -> tuple[list[View], str]:
+        """Up to `size` sessions with those tags whose ids follow `after`, and the id more follow; "" if none do."""
+        found: list[Record] = []
+        for record in self._after(after):
+            if tags.items() <= record.tags.items():
+                found.append(record)
+                if len(found) > size:
+                    break
+        statuses = await ask(self._engine.statuses([record.uid for record in found[:size]]))
+        views = [View(record, statuses[record.uid]) for record in found[:size] if record.uid in statuses]
+        return views, found[size - 1].session_id if len(found) > size else ""
+
+    async def update(self, session_id: str, uid: str, changes: Changes) -> View:
+        """Changes a session after the events queued so far."""
+        record = self.get(session_id, uid)
+        self._not_draining()
+        if not changes.mask:
+            raise invalid_field("update_mask", "empty", "at least one of " + ", ".join(_CHANGEABLE))
+        for name in changes.mask:
+            if name not in _CHANGEABLE:
+                raise invalid_field("update_mask", name, ", ".join(_CHANGEABLE))
+        sessions.check_tags(changes.tags, "changes.tags")
+        sessions.check_credit(changes.credit_events, "changes.limits.credit_events")
+        if changes.learning_rate is not None:
+            try:
+                check_learning_rate(changes.learning_rate)
+            except FieldError as error:
+                raise invalid(error) from None
+        return await self._unbroken(self._change(record, changes))
+
+    async def delete(self, session_id: str, uid: str) -> None:
+        """Removes a session and its file; its queued events fail."""
+        record = self.get(session_id, uid)
+        self._not_draining()
+        self._remove(record)
+        await self._unbroken(self._forget(record))
+
+    async def restore(self) -> int:
+        """Takes up the sessions on disk. Raises StoreError or CheckpointError naming the file."""
+        count = 0
+        for stored in self._store.load():
+            try:
+                config = await ask(self._engine.restore(stored.uid, stored.checkpoint))
+                batch_events = sessions.batch_events(config, self._max_message_bytes)
+            except (Refusal, ValueError) as error:
+                raise self._store.refused(stored.uid, str(error)) from error
+            if stored.session_id in self._records:
+                raise self._store.refused(stored.uid, f"another file holds session {stored.session_id!r}")
+            latest = await ask(self._engine.latest(stored.uid))
+            status = await ask(self._engine.status(stored.uid, scores=False))
+            self._insert(_restored(stored, batch_events, latest, status))
+            count += 1
+        return count
+
+    async def save(self) -> int:
+        """Writes every session to disk. Raises OSError; sessions after a failure are still tried."""
+        failure: OSError | None = None
+        for session_id in list(self._ids):
+            record = self._records.get(session_id)
+            if record is None:
+                continue
+            checkpoint = await ask(self._engine.checkpoint(record.uid))
+            stored = Stored(
+                uid=record.uid,
+                session_id=session_id,
+                created=record.created,
+                create_time_ns=record.create_time_ns,
+                tags=record.tags,
+                credit_events=record.credit_events,
+                digests=record.ring.recent(),
+                checkpoint=checkpoint,
+            )
+            try:
+                await asyncio.to_thread(self._store.save, stored)
+            except OSError as error:
+                failure = error
+        await asyncio.to_thread(self._store.sync)
+        if failure is not None:
+            raise failure
+        return len(self._ids)
+
+    def _checked(self, terms: Terms) -> Terms:
+        sessions.check_tags(terms.tags)
+        sessions.check_credit(terms.credit_events)
+        try:
+            config = terms.config.validated()
+        except FieldError as error:
+            raise invalid(error) from None
+        sessions.batch_events(config, self._max_message_bytes)
+        return replace(terms, config=config, credit_events=terms.credit_events or self._credit)
+
+    def _not_draining(self) -> None:
+        if self._intake.draining:
+            raise draining()
+
+    def _after(self, session_id: str) -> Iterator[Record]:
+        for place in range(bisect_right(self._ids, session_id), len(self._ids)):
+            yield self._records[self._ids[place]]
+
+    def _insert(self, record: Record) -> None:
+        self._records[record.session_id] = record
+        insort(self._ids, record.session_id)
+        self._intake.add(record)
+
+    def _remove(self, record: Record) -> None:
+        del self._records[record.session_id]
+        self._ids.remove(record.session_id)
+        self._intake.forget(record)
+
+    async def _make(self, record: Record) -> SessionStatus:
+        try:
+            return await ask(self._engine.create(record.uid, record.created.config, record.created.learning))
+        except Exception:
+            if self._intake.lives(record):
+                self._remove(record)
+            raise
+
+    async def _change(self, record: Record, changes: Changes) -> View:
+        learning: bool | None = None
+        rate: float | None = None
+        if "learning" in changes.mask:
+            learning = True if changes.learning is None else changes.learning
+        if "learning_rate" in changes.mask:
+            rate = changes.learning_rate or record.created.config.learner.learning_rate
+        status = await ask(self._engine.configure(record.uid, learning, rate))
+        if "tags" in changes.mask:
+            record.tags = dict(changes.tags)
+        if "limits" in changes.mask:
+            record.credit_events = changes.credit_events or self._credit
+        return View(record, status)
+
+    async def _forget(self, record: Record) -> None:
+        await ask(self._engine.delete(record.uid))
+        await asyncio.to_thread(self._store.remove, record.uid)
+
+    async def _unbroken(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Awaits a coroutine that goes on even if the caller is cancelled."""
+        task = asyncio.ensure_future(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+
+async def ask(answer: Future[_T]) -> _T:
+    """What the engine answers; a cancelled caller leaves the engine's future alone."""
+    return await asyncio.shield(asyncio.wrap_future(answer))
+
+
+def _restored(stored: Stored, batch_events: int, latest: Outcomes | None, status: SessionStatus) -> Record:
+    return Record(
+        session_id=stored.session_id,
+        uid=stored.uid,
+        created=stored.created,
+        create_time_ns=stored.create_time_ns,
+        tags=dict(stored.tags),
+        credit_events=stored.credit_events,
+        max_batch_events=batch_events,
+        ring=Ring(status.last_sequence, stored.digests),
+        timed=status.timed,
+        admitted_timestamp_ns=status.last_timestamp_ns,
+        last_sequence=status.last_sequence,
+        last_timestamp_ns=status.last_timestamp_ns,
+        latest=latest,
+    )

@@ -1,0 +1,251 @@
+"""The one thread that owns every learner state: pick → run → settle.
+
+The network's side hands in work and calls through a queue; results go back through one call to `post` per micro-batch,
+in the order they came about. Calls (create, checkpoint, delete, …) run between micro-batches. It knows nothing of
+requests, records or replies. An exception out of the fold is fatal: the state may be half changed, so nothing more is
+computed and `failed` is told.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from bptt_core import Backend, CheckpointError, Events, FieldError, Fold, Outcomes, SessionConfig, SessionStatus
+from server.errors import Refusal
+from server.scheduler import Lane, Scheduler, Turn, Work
+
+_T = TypeVar("_T")
+_BEAT_S: Final = 1.0
+_ROWS_BETWEEN_CHECKS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One session's part of a micro-batch: the turn and what the fold said (None: it held no events)."""
+
+    uid: str
+    turn: Turn
+    outcomes: Outcomes | None
+    last_timestamp_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What one pass through the fold settled, how long the fold took, and how many carries were found reset."""
+
+    parts: list[Settled]
+    seconds: float
+    carry_resets: int
+
+
+class Engine:
+    """Owner of the fold. Every method but the constructor may be called from the network's thread."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        batch_rows: int,
+        turn_rows: int,
+        settle: Callable[[MicroBatch], None],
+        drop: Callable[[list[Work]], None],
+        post: Callable[[Callable[[], None]], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """`post` runs a function on the network's thread; the other three are called there, through it: `settle` with
+        what was folded, `drop` with work whose session is gone, `failed` with what ended the engine."""
+        self._fold = Fold(backend)
+        self._scheduler = Scheduler(batch_rows, turn_rows)
+        self._lanes: dict[str, Lane] = {}
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._settle, self._drop, self._post, self._failed = settle, drop, post, failed
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.beat_s = time.monotonic()
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after what it is doing; work still waiting is dropped."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def submit(self, uid: str, work: Work) -> None:
+        """Queues events (`work.load`) of a session."""
+        self._inbox.put(lambda: self._enqueue(uid, work))
+
+    def create(self, uid: str, config: SessionConfig, learning: bool) -> Future[SessionStatus]:
+        """Makes a session."""
+
+        def make() -> SessionStatus:
+            try:
+                slot = self._fold.create(config, learning=learning)
+            except MemoryError as error:
+                raise Refusal("SESSION_LIMIT", "no memory for another session", limit="memory") from error
+            self._lanes[uid] = Lane(uid, slot.shape, slot)
+            return self._fold.status(slot, scores=True)
+
+        return self._call(make)
+
+    def restore(self, uid: str, data: bytes) -> Future[SessionConfig]:
+        """Makes a session from its checkpoint. The future raises CheckpointError."""
+
+        def make() -> SessionConfig:
+            slot = self._fold.restore(data)
+            resets = self._fold.status(slot, scores=False).carry_resets
+            self._lanes[uid] = Lane(uid, slot.shape, slot, carry_resets=resets)
+            return slot.config
+
+        return self._call(make)
+
+    def latest(self, uid: str) -> Future[Outcomes | None]:
+        """Outcome of the session's last event."""
+        return self._call(lambda: self._fold.latest(self._lane(uid).slot))
+
+    def status(self, uid: str, scores: bool) -> Future[SessionStatus]:
+        """The session's counters, and its scores if asked for."""
+        return self._call(lambda: self._fold.status(self._lane(uid).slot, scores=scores))
+
+    def statuses(self, uids: list[str]) -> Future[dict[str, SessionStatus]]:
+        """The counters of those of the sessions that still live."""
+
+        def read() -> dict[str, SessionStatus]:
+            found = {uid: self._lanes[uid].slot for uid in uids if uid in self._lanes}
+            return {uid: self._fold.status(slot, scores=False) for uid, slot in found.items()}
+
+        return self._call(read)
+
+    def checkpoint(self, uid: str) -> Future[bytes]:
+        """The session's whole learned state."""
+        return self._call(lambda: self._fold.checkpoint(self._lane(uid).slot))
+
+    def configure(self, uid: str, learning: bool | None, learning_rate: float | None) -> Future[SessionStatus]:
+        """Changes how a session learns, after the events queued before."""
+        future: Future[SessionStatus] = Future()
+
+        def change() -> SessionStatus:
+            slot = self._lane(uid).slot
+            self._fold.configure(slot, learning=learning, learning_rate=learning_rate)
+            return self._fold.status(slot, scores=True)
+
+        def enqueue() -> None:
+            if uid in self._lanes:
+                self._enqueue(uid, Work(call=lambda: self._answer(future, change), load=future))
+            else:
+                self._answer(future, change)
+
+        self._inbox.put(enqueue)
+        return future
+
+    def delete(self, uid: str) -> Future[None]:
+        """Forgets a session at once and drops the work it still had."""
+
+        def forget() -> None:
+            lane = self._lane(uid)
+            left = self._scheduler.remove(lane)
+            del self._lanes[uid]
+            self._fold.delete(lane.slot)
+            for work in left:
+                if isinstance(work.load, Future):
+                    self._answer(work.load, lambda: self._lane(uid))
+            self._post(lambda: self._drop(left))
+
+        return self._call(forget)
+
+    def _lane(self, uid: str) -> Lane:
+        if uid not in self._lanes:
+            raise Refusal("SESSION_NOT_FOUND", "the session was deleted", session_uid=uid)
+        return self._lanes[uid]
+
+    def _enqueue(self, uid: str, work: Work) -> None:
+        if uid in self._lanes:
+            self._scheduler.add(self._lanes[uid], work)
+        else:
+            self._post(lambda: self._drop([work]))
+
+    def _call(self, function: Callable[[], _T]) -> Future[_T]:
+        future: Future[_T] = Future()
+        self._inbox.put(lambda: self._answer(future, function))
+        return future
+
+    def _answer(self, future: Future[Any], function: Callable[[], Any]) -> None:
+        """Runs a call here and resolves its future on the network's thread, in order with the settled work."""
+        try:
+            result = function()
+        except (Refusal, FieldError, CheckpointError) as error:
+            refused = error
+            self._post(lambda: future.set_exception(refused))
+        else:
+            self._post(lambda: future.set_result(result))
+
+    def _run(self) -> None:
+        try:
+            while self._receive():
+                turns = self._scheduler.next()
+                if turns:
+                    self._step(turns)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must hear of it and end
+            fatal = error
+            self._post(lambda: self._failed(fatal))
+
+    def _receive(self) -> bool:
+        """Runs what was handed in, waiting for it if there is nothing to compute. False: time to end."""
+        while True:
+            self.beat_s = time.monotonic()
+            try:
+                message = self._inbox.get(block=not self._scheduler, timeout=_BEAT_S)
+            except queue.Empty:
+                if self._scheduler:
+                    return True
+                continue
+            if message is None:
+                return False
+            message()
+
+    def _step(self, turns: list[Turn]) -> None:
+        for turn in turns:
+            for call in turn.calls:
+                call()
+        busy = [(turn, _events(turn)) for turn in turns if turn.rows]
+        started = time.perf_counter()
+        outcomes = self._fold.step([(turn.lane.slot, events) for turn, events in busy]) if busy else []
+        seconds = time.perf_counter() - started
+        folded = {id(turn): (events, outs) for (turn, events), outs in zip(busy, outcomes, strict=True)}
+        parts = []
+        for turn in turns:
+            events, outs = folded.get(id(turn), (None, None))
+            times = None if events is None else events.timestamps_ns
+            parts.append(Settled(str(turn.lane.key), turn, outs, None if times is None else int(times[-1])))
+        batch = MicroBatch(parts, seconds, sum(self._carry_resets(turn) for turn in turns))
+        self._post(lambda: self._settle(batch))
+
+    def _carry_resets(self, turn: Turn) -> int:
+        """Carries of the lane that became zero since they were last counted; looked at now and then, as it costs."""
+        lane = turn.lane
+        lane.unchecked_rows += turn.rows
+        if lane.unchecked_rows < _ROWS_BETWEEN_CHECKS:
+            return 0
+        before, lane.unchecked_rows = lane.carry_resets, 0
+        lane.carry_resets = self._fold.status(lane.slot, scores=False).carry_resets
+        return lane.carry_resets - before
+
+
+def _events(turn: Turn) -> Events:
+    """The events of all spans of a turn, as one table."""
+    pieces = [(span.work.load.events, span.start, span.stop) for span in turn.spans if span.stop > span.start]
+    if len(pieces) == 1:
+        events, start, stop = pieces[0]
+        times = events.timestamps_ns
+        return Events(events.values[start:stop], None if times is None else times[start:stop])
+    values = np.concatenate([events.values[start:stop] for events, start, stop in pieces])
+    if pieces[0][0].timestamps_ns is None:
+        return Events(values)
+    return Events(values, np.concatenate([events.timestamps_ns[start:stop] for events, start, stop in pieces]))

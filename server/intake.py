@@ -1,0 +1,194 @@
+"""From an admitted batch to its acknowledgement: the network side's half of the engine.
+
+A batch that passes `sessions.examine` becomes a ticket; the engine folds its events, in one micro-batch or several; the
+pieces come back here, complete the ticket, renew the session's latest outcome and reach its watchers. It runs on the
+network's thread only and knows neither streams nor messages.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bptt_core import Events, Outcomes
+from server.engine import MicroBatch, Settled
+from server.errors import Refusal
+from server.metrics import Metrics
+from server.outcomes import copied, joined, rows
+from server.scheduler import Span, Work
+from server.sessions import Acknowledged, Admission, Batch, Record, Reply, admit, examine
+from server.watch import Watcher
+
+Done = Callable[[Acknowledged | Refusal], None]
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One batch on its way through the engine. `done` is called once, on the network's thread."""
+
+    record: Record
+    admission: Admission
+    reply: Reply
+    done: Done
+    arrived_s: float
+    parts: list[Outcomes] = field(default_factory=list)
+
+    @property
+    def events(self) -> Events | None:
+        return self.admission.events
+
+
+class Intake:
+    """The queue of admitted events over all sessions, and what becomes of them."""
+
+    def __init__(self, submit: Callable[[str, Work], None], max_pending_events: int, metrics: Metrics) -> None:
+        self._submit, self._max_pending, self._metrics = submit, max_pending_events, metrics
+        self.pending_events = 0
+        self.draining = False
+        self._tickets = 0
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._live: dict[str, Record] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way."""
+        return self._tickets == 0
+
+    def add(self, record: Record) -> None:
+        """Starts to take events of a session."""
+        self._live[record.uid] = record
+
+    def lives(self, record: Record) -> bool:
+        """Whether the session still takes events."""
+        return record.uid in self._live
+
+    def offer(self, record: Record, batch: Batch, reply: Reply, done: Done) -> None:
+        """Admits a batch and calls `done` when it is folded. Raises Refusal, and then nothing has changed."""
+        arrived = time.perf_counter()
+        try:
+            self._accepting(record)
+            admission = examine(record, batch, self._max_pending - self.pending_events)
+        except Refusal:
+            self._metrics.rejected(max(1, len(batch.values) // record.features))
+            raise
+        admit(record, admission)
+        self._metrics.admitted(admission.new_events, admission.duplicates)
+        self.pending_events += admission.new_events
+        self._queue(Ticket(record, admission, reply, done, arrived))
+
+    def barrier(self, record: Record, done: Done) -> None:
+        """Calls `done` when everything admitted so far of the session is folded."""
+        last = record.admitted
+        nothing = Admission(None, np.zeros(0, np.uint64), last + 1, last, 0, repeats_last=False)
+        self._queue(Ticket(record, nothing, Reply.NONE, done, math.nan))
+
+    def watch(self, record: Record, watcher: Watcher) -> None:
+        """Sends the session's outcomes to `watcher` from now on."""
+        self._watchers.setdefault(record.uid, set()).add(watcher)
+
+    def unwatch(self, record: Record, watcher: Watcher) -> None:
+        """Ends `watch`."""
+        watchers = self._watchers.get(record.uid, set())
+        watchers.discard(watcher)
+        if not watchers:
+            self._watchers.pop(record.uid, None)
+
+    def forget(self, record: Record) -> None:
+        """Takes no more events of a session and ends its watches."""
+        self._live.pop(record.uid, None)
+        for watcher in self._watchers.pop(record.uid, set()):
+            watcher.end(not_found(record.session_id))
+
+    def drop(self, left: list[Work]) -> None:
+        """Fails the tickets of a removed session that were still queued."""
+        for work in left:
+            ticket = work.load
+            if isinstance(ticket, Ticket):
+                remaining = work.rows - work.taken
+                self.pending_events -= remaining
+                ticket.record.pending_events -= remaining
+                self._finish(ticket, not_found(ticket.record.session_id))
+
+    def drain(self) -> None:
+        """Refuses everything from now on, and tells the watchers."""
+        self.draining = True
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.end(draining())
+
+    def settle(self, batch: MicroBatch) -> None:
+        """Takes back what the engine folded."""
+        for part in batch.parts:
+            self._settle(part)
+        folded = [part.outcomes for part in batch.parts if part.outcomes is not None]
+        if folded:
+            self._metrics.folded(folded, batch.seconds, batch.carry_resets)
+
+    def _accepting(self, record: Record) -> None:
+        if self.draining:
+            raise draining()
+        if not self.lives(record):
+            raise not_found(record.session_id)
+
+    def _queue(self, ticket: Ticket) -> None:
+        self._tickets += 1
+        self._submit(ticket.record.uid, Work(ticket.admission.new_events, ticket))
+
+    def _settle(self, part: Settled) -> None:
+        if not part.turn.spans:
+            return
+        record: Record = part.turn.spans[0].work.load.record
+        before, row = record.latest, 0
+        outs = part.outcomes
+        if outs is not None:
+            record.pending_events -= len(outs)
+            self.pending_events -= len(outs)
+            record.last_sequence, record.latest = outs.last_sequence, copied(outs.last())
+            record.last_timestamp_ns = part.last_timestamp_ns
+            for watcher in self._watchers.get(part.uid, ()):
+                watcher.offer(outs)
+        for span in part.turn.spans:
+            newest = before if outs is None or row == 0 else rows(outs, row - 1, row)
+            stop = row + span.stop - span.start
+            self._advance(span, None if outs is None else rows(outs, row, stop), newest)
+            row = stop
+
+    def _advance(self, span: Span, part: Outcomes | None, newest: Outcomes | None) -> None:
+        """Gives a ticket its rows; `newest` is the outcome of the event before them."""
+        ticket: Ticket = span.work.load
+        if part is not None and len(part):
+            ticket.parts.append(part)
+        if not span.done:
+            return
+        admission = ticket.admission
+        outcomes: Outcomes | None = None
+        if ticket.reply is not Reply.NONE and admission.repeats_last:
+            outcomes = newest
+        elif ticket.reply is Reply.EVERY and ticket.parts:
+            outcomes = joined(ticket.parts)
+        elif ticket.reply is Reply.LAST and ticket.parts:
+            outcomes = ticket.parts[-1].last()
+        self._finish(
+            ticket,
+            Acknowledged(admission.first_sequence, admission.last_sequence, admission.duplicates, outcomes),
+        )
+
+    def _finish(self, ticket: Ticket, result: Acknowledged | Refusal) -> None:
+        self._tickets -= 1
+        if isinstance(result, Acknowledged) and not math.isnan(ticket.arrived_s):
+            self._metrics.ingest_reply.observe(time.perf_counter() - ticket.arrived_s)
+        ticket.done(result)
+
+
+def not_found(session_id: str) -> Refusal:
+    """There is no such session."""
+    return Refusal("SESSION_NOT_FOUND", f"there is no session {session_id!r}", session_id=session_id)
+
+
+def draining() -> Refusal:
+    """The server is stopping."""
+    return Refusal("DRAINING", "the server is stopping; try again when it is back, or elsewhere")

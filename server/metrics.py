@@ -1,0 +1,200 @@
+"""Every metric of the server, on a registry of its own.
+
+The only module that declares metrics. No label grows with the number of sessions, known label values exist from the
+start, children are bound once, and a value that is not finite is counted apart instead of observed (one NaN would spoil
+a histogram's sum for ever). The grpc_server_* names are those of the usual gRPC exporters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from bptt_core import Backend, Outcomes, UpdateResult
+from server.errors import CODES, TABLE
+
+_LATENCY_S: Final = (
+    0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2,
+    0.5, 1.0, 2.0, 5.0, 10.0,
+)  # fmt: skip
+_NORM: Final = tuple(10.0 ** (k / 2) for k in range(-12, 13))
+_LOSS: Final = tuple(10.0 ** (k / 2) for k in range(-10, 9))
+_COUNTS: Final = tuple(float(2**k) for k in range(15))
+_KINDS: Final = {
+    (False, False): "unary",
+    (False, True): "server_stream",
+    (True, False): "client_stream",
+    (True, True): "bidi_stream",
+}
+_RESULTS: Final = {
+    UpdateResult.APPLIED: "applied",
+    UpdateResult.NO_TARGET: "no_target",
+    UpdateResult.NON_FINITE: "non_finite",
+    UpdateResult.LEARNING_OFF: "learning_off",
+}
+
+
+class Metrics:
+    """What one server counts. Methods take whole batches; each runs on one thread."""
+
+    def __init__(self, backend: Backend, version: str) -> None:
+        disable_created_metrics()
+        self.registry = r = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=r)
+        info = Gauge("bptt_backend_info", "Where sessions compute; always 1.", ["backend", "version"], registry=r)
+        info.labels(backend.name, version).set(1)
+
+        events = Counter("bptt_events_total", "Events received, by what became of them.", ["outcome"], registry=r)
+        self._accepted, self._duplicate, self._rejected = map(events.labels, ("accepted", "duplicate", "rejected"))
+        updates = Counter("bptt_updates_total", "Updates due, by what became of them.", ["result"], registry=r)
+        self._updates = {result: updates.labels(label) for result, label in _RESULTS.items()}
+        self._clipped = Counter(
+            "bptt_clipped_updates_total", "Applied updates whose gradient was longer than the clip norm.", registry=r
+        )
+        non_finite = Counter(
+            "bptt_non_finite_total",
+            "Values that were not finite: an update's loss or norm (skipped), a carry (set to zero).",
+            ["kind"],
+            registry=r,
+        )
+        self._non_finite_update = non_finite.labels("update")
+        self._non_finite_carry = non_finite.labels("carry")
+        self._norm = Histogram(
+            "bptt_gradient_norm", "Global gradient norm of an update, before the clip.", buckets=_NORM, registry=r
+        )
+        self._loss = Histogram(
+            "bptt_loss", "Loss of an update on scaled residuals, before it was applied.", buckets=_LOSS, registry=r
+        )
+        self._update_seconds = Histogram(
+            "bptt_update_seconds", "Time one micro-batch took in the fold.", buckets=_LATENCY_S, registry=r
+        )
+        self.ingest_reply = Histogram(
+            "bptt_ingest_reply_seconds",
+            "Time from the admission of a batch to its acknowledgement.",
+            buckets=_LATENCY_S,
+            registry=r,
+        )
+        self._batch_sessions = Histogram(
+            "bptt_micro_batch_sessions", "Sessions stepped in one micro-batch.", buckets=_COUNTS, registry=r
+        )
+        self._batch_events = Histogram(
+            "bptt_micro_batch_events", "Events folded in one micro-batch.", buckets=_COUNTS, registry=r
+        )
+        self._queue = Gauge("bptt_queue_events", "Events admitted and not yet folded.", registry=r)
+        self._sessions = Gauge("bptt_sessions", "Live sessions.", registry=r)
+        self.streams = Gauge("bptt_streams", "Open streams.", registry=r)
+        self.watchers = Gauge("bptt_watchers", "Open watches.", registry=r)
+        self.watch_dropped = Counter(
+            "bptt_watch_dropped_events_total", "Outcomes not sent to a watch because its reader was slow.", registry=r
+        )
+        self._draining = Gauge("bptt_draining", "1 while the server refuses new work and finishes.", registry=r)
+        errors = Counter("bptt_errors_total", "Refused calls, batches and opens, by reason.", ["reason"], registry=r)
+        self.errors = {reason: errors.labels(reason) for reason in TABLE}
+        self.calls = Calls(r)
+
+    def follow(self, queue: Callable[[], int], sessions: Callable[[], int], draining: Callable[[], bool]) -> None:
+        """Reads these gauges from the server's own state whenever they are asked for."""
+        self._queue.set_function(queue)
+        self._sessions.set_function(sessions)
+        self._draining.set_function(draining)
+
+    def admitted(self, new: int, duplicates: int) -> None:
+        """A batch passed."""
+        self._accepted.inc(new)
+        self._duplicate.inc(duplicates)
+
+    def rejected(self, events: int) -> None:
+        """A batch was refused."""
+        self._rejected.inc(events)
+
+    def folded(self, outcomes: list[Outcomes], seconds: float, carry_resets: int) -> None:
+        """A micro-batch went through the fold."""
+        self._batch_sessions.observe(len(outcomes))
+        self._batch_events.observe(sum(map(len, outcomes)))
+        self._update_seconds.observe(seconds)
+        self._non_finite_carry.inc(carry_resets)
+        results = np.concatenate([outs.update_result for outs in outcomes])
+        counts = np.bincount(results, minlength=max(UpdateResult) + 1)
+        for result, counter in self._updates.items():
+            if counts[result]:
+                counter.inc(int(counts[result]))
+        self._non_finite_update.inc(int(counts[UpdateResult.NON_FINITE]))
+        applied = results == UpdateResult.APPLIED
+        if applied.any():
+            scale = np.concatenate([outs.clip_scale for outs in outcomes])[applied]
+            self._clipped.inc(int((scale < 1).sum()))
+            _observe(self._norm, np.concatenate([outs.gradient_norm for outs in outcomes])[applied])
+            _observe(self._loss, np.concatenate([outs.loss for outs in outcomes])[applied])
+
+    def page(self) -> bytes:
+        """The registry as Prometheus text."""
+        return generate_latest(self.registry)
+
+
+class Calls:
+    """The grpc_server_* families."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ["grpc_type", "grpc_service", "grpc_method"]
+        self._started = Counter("grpc_server_started_total", "Calls started.", labels, registry=registry)
+        self._handled = Counter(
+            "grpc_server_handled_total", "Calls completed, by status code.", [*labels, "grpc_code"], registry=registry
+        )
+        self._received = Counter(
+            "grpc_server_msg_received_total", "Messages received on calls.", labels, registry=registry
+        )
+        self._sent = Counter("grpc_server_msg_sent_total", "Messages sent on calls.", labels, registry=registry)
+        self._seconds = Histogram(
+            "grpc_server_handling_seconds", "Time calls took.", labels, buckets=_LATENCY_S, registry=registry
+        )
+        self._bound: dict[tuple[str, str, str], Method] = {}
+
+    def method(self, client_streaming: bool, server_streaming: bool, service: str, method: str) -> Method:
+        """The counters of one method, all codes at 0 from the start. Only for methods that exist."""
+        key = (_KINDS[client_streaming, server_streaming], service, method)
+        if key not in self._bound:
+            self._bound[key] = Method(
+                self._started.labels(*key),
+                self._received.labels(*key),
+                self._sent.labels(*key),
+                self._seconds.labels(*key),
+                {code: self._handled.labels(*key, code) for code in CODES},
+                lambda code: self._handled.labels(*key, code),
+            )
+        return self._bound[key]
+
+
+class Method:
+    """The counters of one method."""
+
+    def __init__(
+        self,
+        started: Counter,
+        received: Counter,
+        sent: Counter,
+        seconds: Histogram,
+        handled: dict[str, Counter],
+        other: Callable[[str], Counter],
+    ) -> None:
+        self.started, self.received, self.sent, self.seconds = started, received, sent, seconds
+        self._handled, self._other = handled, other
+
+    def finished(self, code: str, seconds: float) -> None:
+        """A call ended with `code`."""
+        if code not in self._handled:
+            self._handled[code] = self._other(code)
+        self._handled[code].inc()
+        self.seconds.observe(seconds)
+
+
+def _observe(histogram: Histogram, values: Iterable[float]) -> None:
+    for value in values:
+        if np.isfinite(value):
+            histogram.observe(float(value))

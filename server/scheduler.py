@@ -1,0 +1,140 @@
+"""The choice of the next micro-batch, pure: no clock, no threads, no arrays.
+
+Each session has a lane of waiting work, in order. A micro-batch takes a turn of each of several lanes of one shape: the
+lane that has waited longest decides the shape, and a lane that was served goes to the back, so that nobody starves and
+nobody waits for a timer. The idea of schedule → run → settle is nano-vllm's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """`rows` events to fold (0: nothing, reached when all before it is folded), or a call to make at this point."""
+
+    rows: int = 0
+    load: Any = None
+    call: Callable[[], None] | None = None
+    taken: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """The waiting work of one session. Lanes of equal shape may share a micro-batch."""
+
+    key: Hashable
+    shape: Hashable
+    slot: Any = None
+    waiting: deque[Work] = field(default_factory=deque)
+    since: int = 0
+    ready: bool = False
+    unchecked_rows: int = 0
+    carry_resets: int = 0  # counted so far; the engine's
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows `start`..`stop` of a work's events; equal for work without events. `done`: the last of them."""
+
+    work: Work
+    start: int
+    stop: int
+
+    @property
+    def done(self) -> bool:
+        return self.stop == self.work.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one lane contributes to a micro-batch: first `calls`, then the events of `spans` as one run."""
+
+    lane: Lane
+    calls: list[Callable[[], None]]
+    spans: list[Span]
+
+    @property
+    def rows(self) -> int:
+        return sum(span.stop - span.start for span in self.spans)
+
+
+class Scheduler:
+    """Lanes by shape, each queue in order of waiting."""
+
+    def __init__(self, batch_rows: int, turn_rows: int) -> None:
+        self._batch_rows, self._turn_rows = batch_rows, turn_rows
+        self._queues: dict[Hashable, deque[Lane]] = {}
+        self._tick = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def add(self, lane: Lane, work: Work) -> None:
+        """Queues work at the end of its lane."""
+        lane.waiting.append(work)
+        if not lane.ready:
+            self._enqueue(lane)
+
+    def remove(self, lane: Lane) -> list[Work]:
+        """Takes a lane out and returns the work it still had."""
+        if lane.ready:
+            queue = self._queues[lane.shape]
+            queue.remove(lane)
+            if not queue:
+                del self._queues[lane.shape]
+        lane.ready = False
+        left = list(lane.waiting)
+        lane.waiting.clear()
+        return left
+
+    def next(self) -> list[Turn]:
+        """The next micro-batch, oldest lane first; empty if nothing waits. Every lane is in it at most once."""
+        if not self._queues:
+            return []
+        shape = min(self._queues, key=lambda s: self._queues[s][0].since)
+        queue, room = self._queues[shape], self._batch_rows
+        turns: list[Turn] = []
+        while queue and room > 0:
+            lane = queue.popleft()
+            lane.ready = False
+            turn = _take(lane, min(room, self._turn_rows))
+            turns.append(turn)
+            room -= max(turn.rows, 1)
+        if not queue:
+            del self._queues[shape]
+        for turn in turns:
+            if turn.lane.waiting:
+                self._enqueue(turn.lane)
+        return turns
+
+    def _enqueue(self, lane: Lane) -> None:
+        self._tick += 1
+        lane.since, lane.ready = self._tick, True
+        self._queues.setdefault(lane.shape, deque()).append(lane)
+
+
+def _take(lane: Lane, room: int) -> Turn:
+    """Up to `room` rows from the front of a lane. A call ends the turn unless it comes before any row."""
+    turn = Turn(lane, [], [])
+    while lane.waiting:
+        work = lane.waiting[0]
+        if work.call is not None:
+            if turn.spans:
+                break
+            turn.calls.append(work.call)
+        else:
+            stop = min(work.rows, work.taken + room)
+            if stop == work.taken and work.rows > 0:
+                break
+            turn.spans.append(Span(work, work.taken, stop))
+            room -= stop - work.taken
+            work.taken = stop
+            if stop < work.rows:
+                break
+        lane.waiting.popleft()
+    return turn

@@ -1,0 +1,168 @@
+"""The RPC handlers: translate, ask, translate back. No rule is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from bptt.v1 import forecast_pb2, forecast_pb2_grpc, session_pb2, session_pb2_grpc
+from server import messages, translate
+from server.book import Book
+from server.errors import Refusal
+from server.intake import Intake, draining
+from server.metrics import Metrics
+from server.sessions import Acknowledged, held_bytes
+from server.settings import Settings
+from server.streams import Streams
+from server.watch import Watcher
+
+if TYPE_CHECKING:
+    from grpc.aio import ServicerContext
+
+    Unary = ServicerContext[object, object]
+    StreamContext = ServicerContext[forecast_pb2.StreamRequest, forecast_pb2.StreamResponse]
+    WatchContext = ServicerContext[forecast_pb2.WatchRequest, forecast_pb2.WatchResponse]
+
+_SERVICES: Final = (
+    session_pb2.DESCRIPTOR.services_by_name["SessionService"],
+    forecast_pb2.DESCRIPTOR.services_by_name["ForecastService"],
+)
+NAMES: Final = tuple(service.full_name for service in _SERVICES)
+
+
+class SessionService(session_pb2_grpc.SessionServiceServicer):
+    """Creates, finds, changes and removes sessions."""
+
+    def __init__(self, book: Book, backend: str, max_message_bytes: int) -> None:
+        self._book, self._backend = book, backend
+        self._page_bytes = max_message_bytes
+
+    async def CreateSession(
+        self, request: session_pb2.CreateSessionRequest, context: Unary
+    ) -> session_pb2.CreateSessionResponse:
+        view, created = await self._book.create(request.session_id, translate.terms(request))
+        return session_pb2.CreateSessionResponse(session=translate.session(view, self._backend), created=created)
+
+    async def GetSession(
+        self, request: session_pb2.GetSessionRequest, context: Unary
+    ) -> session_pb2.GetSessionResponse:
+        view = await self._book.view(self._book.get(request.session_id))
+        return session_pb2.GetSessionResponse(session=translate.session(view, self._backend))
+
+    async def ListSessions(
+        self, request: session_pb2.ListSessionsRequest, context: Unary
+    ) -> session_pb2.ListSessionsResponse:
+        size, after = translate.page_size(request.page_size), translate.page_after(request.page_token)
+        views, last = await self._book.page(after, request.tags, size)
+        response = session_pb2.ListSessionsResponse()
+        room = self._page_bytes - 1024
+        for view in views:
+            message = translate.session(view, self._backend)
+            room -= message.ByteSize() + 8
+            if room < 0:
+                last = response.sessions[-1].session_id
+                break
+            response.sessions.append(message)
+        response.next_page_token = translate.page_token(last) if last else ""
+        return response
+
+    async def UpdateSession(
+        self, request: session_pb2.UpdateSessionRequest, context: Unary
+    ) -> session_pb2.UpdateSessionResponse:
+        view = await self._book.update(request.session_id, request.session_uid, translate.changes(request))
+        return session_pb2.UpdateSessionResponse(session=translate.session(view, self._backend))
+
+    async def DeleteSession(
+        self, request: session_pb2.DeleteSessionRequest, context: Unary
+    ) -> session_pb2.DeleteSessionResponse:
+        await self._book.delete(request.session_id, request.session_uid)
+        return session_pb2.DeleteSessionResponse()
+
+
+class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
+    """Takes events in, gives forecasts out."""
+
+    def __init__(
+        self,
+        book: Book,
+        intake: Intake,
+        streams: Streams,
+        metrics: Metrics,
+        backend: str,
+        limits: Settings,
+    ) -> None:
+        self._book, self._intake, self._streams, self._metrics = book, intake, streams, metrics
+        self._backend, self._limits = backend, limits
+        self._watchers = 0
+        self._held_bytes = 0
+
+    async def Stream(self, requests: object, context: StreamContext) -> None:
+        async def receive() -> messages.Request | None:
+            message: Any = await context.read()
+            return None if message is grpc.aio.EOF else translate.stream_request(message)
+
+        async def send(answer: messages.Response) -> None:
+            await context.write(translate.stream_response(answer))
+
+        await self._streams.converse(receive, send)
+
+    async def Ingest(self, request: forecast_pb2.IngestRequest, context: Unary) -> forecast_pb2.IngestResponse:
+        record = self._book.get(request.session_id)
+        batch, reply = translate.batch(request.batch), translate.reply(request.reply_mode)
+        held = held_bytes(record, batch, reply)
+        if self._held_bytes and self._held_bytes + held > self._limits.ingest_memory_mib * 2**20:
+            raise Refusal("OVERLOADED", "batches in flight fill the memory for them", limit="ingest-memory-mib")
+        answer: asyncio.Future[Acknowledged | Refusal] = asyncio.get_running_loop().create_future()
+
+        def done(result: Acknowledged | Refusal) -> None:
+            self._held_bytes -= held
+            if not answer.done():
+                answer.set_result(result)
+
+        self._intake.offer(record, batch, reply, done)
+        self._held_bytes += held
+        result = await answer
+        if isinstance(result, Refusal):
+            raise result
+        return forecast_pb2.IngestResponse(session_uid=record.uid, result=translate.result(result))
+
+    async def Forecast(self, request: forecast_pb2.ForecastRequest, context: Unary) -> forecast_pb2.ForecastResponse:
+        record = self._book.get(request.session_id, request.session_uid)
+        return translate.forecast(record, request.horizon if request.HasField("horizon") else None)
+
+    async def Watch(self, request: forecast_pb2.WatchRequest, context: WatchContext) -> None:
+        record = self._book.get(request.session_id)
+        if self._intake.draining:
+            raise draining()
+        limit = self._limits.max_watchers
+        if self._watchers >= limit:
+            raise Refusal("WATCHER_LIMIT", f"{limit} watches are open, the most allowed", limit=limit)
+        watcher = Watcher(self._limits.max_message_bytes, record.max_batch_events, self._metrics.watch_dropped.inc)
+        self._count_watchers(1)
+        self._intake.watch(record, watcher)
+        try:
+            view = await self._book.view(record)
+            watcher.skip(view.status.last_sequence)
+            await context.write(forecast_pb2.WatchResponse(session=translate.session(view, self._backend)))
+            while True:
+                outs, dropped = await watcher.next()
+                response = forecast_pb2.WatchResponse(outcomes=translate.outcomes(outs), dropped_events=dropped)
+                await context.write(response)
+        finally:
+            self._intake.unwatch(record, watcher)
+            self._count_watchers(-1)
+
+    def _count_watchers(self, change: int) -> None:
+        self._watchers += change
+        self._metrics.watchers.set(self._watchers)
+
+
+def attach(server: grpc.aio.Server, sessions: SessionService, forecasts: ForecastService, metrics: Metrics) -> None:
+    """Adds both services to a server, and their methods to its metrics."""
+    for service in _SERVICES:
+        for method in service.methods:
+            metrics.calls.method(method.client_streaming, method.server_streaming, service.full_name, method.name)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(sessions, server)
+    forecast_pb2_grpc.add_ForecastServiceServicer_to_server(forecasts, server)

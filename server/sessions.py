@@ -1,0 +1,312 @@
+"""What the server knows of a session beside its learned state, and the rules a request must pass to change it.
+
+Identity, terms of creation, limits, and the admission of events: repeats, gaps, conflicts, credit. Everything here is
+plain and synchronous; a rule either raises `Refusal` and has changed nothing, or returns. It knows neither the wire nor
+the thread that computes.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt_core import Events, FieldError, Outcomes, SessionConfig, check_events
+from server.digests import Ring, digests
+from server.errors import Refusal, invalid, invalid_field
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+MAX_TAGS: Final = 32
+MAX_TAG_KEY: Final = 64
+MAX_TAG_VALUE: Final = 256
+MAX_CREDIT_EVENTS: Final = 65536
+_MESSAGE_OVERHEAD_BYTES: Final = 4096
+# A session without scores: names, targets and tags at their longest, four bytes per character.
+_SESSION_BYTES: Final = 128 * 1024
+_SCORE_TABLES: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a session is created with. `stated`: paths of the fields the request set, e.g. "config.horizon"."""
+
+    config: SessionConfig
+    tags: Mapping[str, str]
+    learning: bool
+    credit_events: int | None
+    stated: frozenset[str] = frozenset()
+
+    def flat(self) -> dict[str, Any]:
+        """Every field by its path, for comparison."""
+        values = {f"config.{f.name}": getattr(self.config, f.name) for f in fields(self.config)}
+        learner = values.pop("config.learner")
+        values |= {f"config.learner.{f.name}": getattr(learner, f.name) for f in fields(learner)}
+        return values | {
+            "tags": dict(self.tags),
+            "learning": self.learning,
+            "limits.credit_events": self.credit_events,
+        }
+
+
+@dataclass(slots=True)
+class Record:
+    """One session as the network's side sees it. Sequences: admitted ≥ last_sequence (acknowledged)."""
+
+    session_id: str
+    uid: str
+    created: Terms
+    create_time_ns: int
+    tags: dict[str, str]
+    credit_events: int
+    max_batch_events: int
+    ring: Ring = field(default_factory=Ring)
+    timed: bool | None = None
+    admitted_timestamp_ns: int | None = None
+    last_sequence: int = 0
+    last_timestamp_ns: int | None = None
+    latest: Outcomes | None = None
+    pending_events: int = 0
+
+    @property
+    def admitted(self) -> int:
+        """Sequence of the last event taken in, folded or still queued."""
+        return self.ring.last
+
+    @property
+    def features(self) -> int:
+        """Values per event."""
+        return len(self.created.config.features)
+
+    @property
+    def batch_limit(self) -> int:
+        """Most events in one batch: what fits a message, and the credit."""
+        return min(self.max_batch_events, self.credit_events)
+
+
+class Reply(enum.Enum):
+    """Which events of a batch are answered with an outcome."""
+
+    EVERY = "every"
+    LAST = "last"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive events as a client sent them; `values` is flat, row-major."""
+
+    session_uid: str
+    first_sequence: int
+    values: NDArray[np.float64]
+    timestamps_ns: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What is to be done for a batch: fold `events` (None: all are repeats), then acknowledge up to `last_sequence`."""
+
+    events: Events | None
+    digests: NDArray[np.uint64]
+    first_sequence: int
+    last_sequence: int
+    duplicates: int
+    repeats_last: bool
+
+    @property
+    def new_events(self) -> int:
+        """Events to fold."""
+        return 0 if self.events is None else len(self.events)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Answer to a batch: everything up to `last_sequence` is folded."""
+
+    first_sequence: int
+    last_sequence: int
+    duplicates: int
+    outcomes: Outcomes | None
+
+
+def examine(record: Record, batch: Batch, queue_room: int) -> Admission:
+    """Checks a whole batch against the events admitted so far; changes nothing.
+
+    `queue_room`: events the server can still queue over all sessions. Raises Refusal.
+    """
+    check_uid(record, batch.session_uid)
+    first, last = batch.first_sequence, record.admitted
+    if first < 1:
+        raise invalid_field("first_sequence", first, "at least 1")
+    events = _shaped(record, batch)
+    if first > last + 1:
+        raise Refusal(
+            "SEQUENCE_GAP",
+            f"first_sequence is {first}; allowed: at most {last + 1}, as the last sequence is {last}",
+            session_id=record.session_id,
+            expected=last + 1,
+            last_sequence=last,
+        )
+    repeats = min(len(events), last - first + 1)
+    new = _check_content(record, events, repeats)
+    marks = digests(events)
+    if repeats:
+        _check_repeats(record, first, marks[:repeats])
+    _check_room(record, len(events) - repeats, queue_room)
+    return Admission(
+        events=new,
+        digests=marks[repeats:],
+        first_sequence=first,
+        last_sequence=max(last, first + len(events) - 1),
+        duplicates=repeats,
+        repeats_last=new is None and first + len(events) - 1 == last,
+    )
+
+
+def admit(record: Record, admission: Admission) -> None:
+    """Takes in what `examine` allowed: the next batch is checked against it."""
+    events = admission.events
+    if events is None:
+        return
+    record.ring.append(admission.digests)
+    record.timed = events.timestamps_ns is not None
+    if events.timestamps_ns is not None:
+        record.admitted_timestamp_ns = int(events.timestamps_ns[-1])
+    record.pending_events += len(events)
+
+
+def check_uid(record: Record, uid: str) -> None:
+    """Raises Refusal if `uid` names another incarnation; empty means whichever there is."""
+    if uid and uid != record.uid:
+        raise Refusal(
+            "UID_MISMATCH",
+            f"session_uid is {uid[:40]!a}; allowed: {record.uid!r}, as session {record.session_id!r} was made anew",
+            session_id=record.session_id,
+            session_uid=record.uid,
+        )
+
+
+def check_id(session_id: str) -> None:
+    """Raises Refusal unless `session_id` may name a session."""
+    if not _ID.fullmatch(session_id):
+        raise invalid_field("session_id", session_id, _ID.pattern)
+
+
+def check_tags(tags: Mapping[str, str], name: str = "tags") -> None:
+    """Raises Refusal unless `tags` keep the limits on number and length."""
+    if len(tags) > MAX_TAGS:
+        raise invalid_field(name, f"{len(tags)} tags", f"at most {MAX_TAGS}")
+    for key, value in tags.items():
+        if not 1 <= len(key) <= MAX_TAG_KEY:
+            raise invalid_field(name, key, f"keys of 1..{MAX_TAG_KEY} characters")
+        if len(value) > MAX_TAG_VALUE:
+            raise invalid_field(f"{name}[{key}]", value, f"values of at most {MAX_TAG_VALUE} characters")
+
+
+def check_credit(credit_events: int | None, name: str = "limits.credit_events") -> None:
+    """Raises Refusal unless `credit_events` may be a session's limit."""
+    if credit_events is not None and not 1 <= credit_events <= MAX_CREDIT_EVENTS:
+        raise invalid_field(name, credit_events, f"1..{MAX_CREDIT_EVENTS}")
+
+
+def check_same(record: Record, asked: Terms) -> None:
+    """Raises Refusal naming the differences unless every stated field equals the one the session was created with."""
+    there, here = asked.flat(), record.created.flat()
+    differences = {path: (there[path], here[path]) for path in sorted(asked.stated) if there[path] != here[path]}
+    if differences:
+        listed = "; ".join(f"{path}: asked {a!a}, is {b!a}" for path, (a, b) in differences.items())
+        raise Refusal(
+            "SESSION_EXISTS",
+            f"session {record.session_id!r} exists with other terms: {listed[:1000]}",
+            session_id=record.session_id,
+            session_uid=record.uid,
+            differences=",".join(differences),
+        )
+
+
+def batch_events(config: SessionConfig, max_message_bytes: int) -> int:
+    """Most events of which batch and reply fit one message. Raises Refusal if a reply or the scores never would."""
+    pairs = config.horizon * len(config.targets)
+    most = (max_message_bytes - _SESSION_BYTES) // (8 * _SCORE_TABLES)
+    if pairs > most:
+        raise invalid_field("horizon × targets", pairs, f"at most {most}, for messages of {max_message_bytes} bytes")
+    return (max_message_bytes - _MESSAGE_OVERHEAD_BYTES) // event_bytes(config)
+
+
+def event_bytes(config: SessionConfig) -> int:
+    """Bytes that an event takes on the wire: the larger of request and full reply."""
+    reply = 3 * 8 * config.horizon * len(config.targets) + 8 + 1 + 3 * 4
+    return max(reply, 8 * len(config.features) + 8)
+
+
+def held_bytes(record: Record, batch: Batch, reply: Reply) -> int:
+    """Memory that a batch and its reply take until it is answered, at most."""
+    events = len(batch.values) // record.features
+    replies = {Reply.EVERY: events, Reply.LAST: 1, Reply.NONE: 0}[reply]
+    return batch.values.nbytes + replies * event_bytes(record.created.config)
+
+
+def _shaped(record: Record, batch: Batch) -> Events:
+    width, most = record.features, record.batch_limit
+    if len(batch.values) == 0 or len(batch.values) % width:
+        raise invalid_field("values", f"{len(batch.values)} values", f"a positive multiple of the {width} features")
+    count = len(batch.values) // width
+    if count > most:
+        raise invalid_field("values", f"{count} events", f"at most {most} events per batch")
+    return Events(batch.values.reshape(count, width), batch.timestamps_ns)
+
+
+def _check_content(record: Record, events: Events, repeats: int) -> Events | None:
+    """Checks the values of all events and that the new ones may follow those admitted. Returns the new ones."""
+    before = None if repeats else record.admitted_timestamp_ns
+    try:
+        check_events(events, record.features, record.timed, before)
+        if not repeats:
+            return events
+        if repeats == len(events):
+            return None
+        times = events.timestamps_ns
+        new = Events(events.values[repeats:], None if times is None else times[repeats:])
+        check_events(new, record.features, record.timed, record.admitted_timestamp_ns)
+    except FieldError as error:
+        raise invalid(error) from None
+    return new
+
+
+def _check_repeats(record: Record, first: int, marks: NDArray[np.uint64]) -> None:
+    facts = {"session_id": record.session_id, "last_sequence": record.admitted}
+    if first < record.ring.oldest:
+        oldest = record.ring.oldest
+        raise Refusal(
+            "SEQUENCE_TOO_OLD",
+            f"first_sequence is {first}; allowed: {oldest}..{record.admitted + 1}, older events cannot be compared",
+            oldest=oldest,
+            **facts,
+        )
+    different = np.flatnonzero(record.ring.get(first, len(marks)) != marks)
+    if len(different):
+        at = first + int(different[0])
+        raise Refusal(
+            "SEQUENCE_CONFLICT",
+            f"event {at} of session {record.session_id!r} came before with other content, and its last sequence is "
+            f"{record.admitted}: there are two writers",
+            sequence=at,
+            **facts,
+        )
+
+
+def _check_room(record: Record, new: int, queue_room: int) -> None:
+    if new and record.pending_events + new > record.credit_events:
+        raise Refusal(
+            "CREDIT_EXCEEDED",
+            f"session {record.session_id!r} has {record.pending_events} events queued and {new} more came; "
+            f"allowed: {record.credit_events} together",
+            session_id=record.session_id,
+            limit=record.credit_events,
+        )
+    if new > queue_room:
+        raise Refusal("OVERLOADED", "the server's queue of events is full", limit="max-pending-events")

@@ -1,0 +1,284 @@
+"""Protobuf ↔ plain values, both ways, without side effects.
+
+The one place that knows the fields of the messages of `bptt.v1`. It checks only what cannot be expressed in plain
+values (unknown enum numbers, missing messages, page tokens); ranges are the business of those who use the values.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt.v1 import config_pb2, error_pb2, forecast_pb2, session_pb2
+from bptt_core import LearnerConfig, Outcomes, Scores, SessionConfig
+from server import messages
+from server.book import Changes, View
+from server.errors import Refusal, invalid_field
+from server.sessions import Acknowledged, Batch, Record, Reply, Terms
+
+_T = TypeVar("_T")
+
+_CELLS: Final = {0: "lstm", 1: "tanh", 2: "gru", 3: "lstm"}
+_ANCHORS: Final = {0: "last_value", 1: "last_value", 2: "none"}
+_LOSSES: Final = {0: "squared", 1: "squared", 2: "huber"}
+_OPTIMIZERS: Final = {0: "adam", 1: "adam", 2: "sgd"}
+_ENUMS: Final = {"cell": _CELLS, "anchor": _ANCHORS, "loss": _LOSSES, "optimizer": _OPTIMIZERS}
+_REPLIES: Final = {0: Reply.LAST, 1: Reply.EVERY, 2: Reply.LAST, 3: Reply.NONE}
+_LISTS: Final = ("features", "targets", "seasons")
+_MAX_PAGE: Final = 1000
+
+
+def terms(request: session_pb2.CreateSessionRequest) -> Terms:
+    """What a session is to be created with, and which fields were stated."""
+    if not request.HasField("config"):
+        raise invalid_field("config", "absent", "a configuration with at least one feature")
+    config: dict[str, Any] = {}
+    learner: dict[str, Any] = {}
+    for entry, value in request.config.ListFields():
+        if entry.name != "learner":
+            config[entry.name] = tuple(value) if entry.name in _LISTS else value
+    for entry, value in request.config.learner.ListFields():
+        known = _ENUMS.get(entry.name)
+        learner[entry.name] = value if known is None else _known(f"learner.{entry.name}", value, known)
+    credit = _credit(request.limits)
+    stated = {f"config.{name}" for name in config} | {f"config.learner.{name}" for name in learner}
+    stated |= {"tags"} if request.tags else set()
+    stated |= {"learning"} if request.HasField("learning") else set()
+    stated |= set() if credit is None else {"limits.credit_events"}
+    return Terms(
+        SessionConfig(**{"features": (), **config, "learner": LearnerConfig(**learner)}),
+        dict(request.tags),
+        request.learning if request.HasField("learning") else True,
+        credit,
+        frozenset(stated),
+    )
+
+
+def changes(request: session_pb2.UpdateSessionRequest) -> Changes:
+    """The masked changes of an update."""
+    values = request.changes
+    return Changes(
+        tuple(request.update_mask.paths),
+        values.learning if values.HasField("learning") else None,
+        values.learning_rate if values.HasField("learning_rate") else None,
+        dict(values.tags),
+        _credit(values.limits),
+    )
+
+
+def session(view: View, backend: str) -> session_pb2.Session:
+    """A session as clients see it; scores if the view has them."""
+    record, status = view.record, view.status
+    message = session_pb2.Session(
+        session_id=record.session_id,
+        uid=record.uid,
+        config=_config(record.created.config, status.learning_rate),
+        tags=record.tags,
+        learning=status.learning,
+        limits=session_pb2.SessionLimits(credit_events=record.credit_events),
+        last_sequence=status.last_sequence,
+        last_timestamp_ns=status.last_timestamp_ns,
+        period_ns=status.period_ns,
+        updates=session_pb2.UpdateCounts(
+            applied=status.applied,
+            clipped=status.clipped,
+            no_target=status.no_target,
+            non_finite=status.non_finite,
+            learning_off=status.learning_off,
+        ),
+        scores=None if status.scores is None else _scores(status.scores),
+        backend=backend,
+        parameters=status.parameters,
+    )
+    message.create_time.FromNanoseconds(record.create_time_ns)
+    return message
+
+
+def page_size(asked: int) -> int:
+    """Most sessions on a page."""
+    if not 0 <= asked <= _MAX_PAGE:
+        raise invalid_field("page_size", asked, f"0..{_MAX_PAGE}")
+    return asked or 100
+
+
+def page_token(session_id: str) -> str:
+    """Opaque token of the page that follows `session_id`."""
+    return base64.urlsafe_b64encode(b"1" + session_id.encode()).decode()
+
+
+def page_after(token: str) -> str:
+    """The id a page token stands for; empty for the first page."""
+    try:
+        data = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
+        if not token or data[:1] == b"1":
+            return data[1:].decode("ascii")
+    except (binascii.Error, UnicodeError):
+        pass
+    raise invalid_field("page_token", token, "empty, or a next_page_token of this server")
+
+
+def batch(message: forecast_pb2.EventBatch) -> Batch:
+    """Events as arrays; their shape is not known here."""
+    times = message.timestamps_ns
+    return Batch(
+        message.session_uid,
+        message.first_sequence,
+        np.array(message.values, np.float64),
+        np.array(times, np.int64) if times else None,
+    )
+
+
+def reply(mode: int) -> Reply:
+    """Which events are answered."""
+    return _known("reply_mode", mode, _REPLIES)
+
+
+def result(acknowledged: Acknowledged) -> forecast_pb2.BatchResult:
+    """The answer to a batch."""
+    outs = acknowledged.outcomes
+    return forecast_pb2.BatchResult(
+        first_sequence=acknowledged.first_sequence,
+        last_sequence=acknowledged.last_sequence,
+        duplicates=acknowledged.duplicates,
+        outcomes=None if outs is None else outcomes(outs),
+    )
+
+
+def outcomes(outs: Outcomes, horizon: int | None = None) -> forecast_pb2.Outcomes:
+    """Outcomes by column, up to `horizon` (None: all)."""
+    mean, lower, upper = (table[:, :horizon] for table in (outs.mean, outs.lower, outs.upper))
+    return forecast_pb2.Outcomes(
+        first_sequence=outs.first_sequence,
+        count=len(outs),
+        horizon=mean.shape[1],
+        targets=mean.shape[2],
+        mean=_flat(mean),
+        lower=_flat(lower),
+        upper=_flat(upper),
+        anomaly_score=_flat(outs.anomaly_score),
+        update_results=_flat(outs.update_result),
+        loss=_flat(outs.loss),
+        gradient_norm=_flat(outs.gradient_norm),
+        clip_scale=_flat(outs.clip_scale),
+    )
+
+
+def forecast(record: Record, asked: int | None) -> forecast_pb2.ForecastResponse:
+    """The latest outcome, cut to the horizons asked for. Raises Refusal."""
+    most = record.created.config.horizon
+    if asked is not None and not 1 <= asked <= most:
+        raise invalid_field("horizon", asked, f"1..{most}")
+    if record.latest is None:
+        raise Refusal("NO_EVENTS", f"session {record.session_id!r} has had no event yet", session_id=record.session_id)
+    return forecast_pb2.ForecastResponse(
+        session_uid=record.uid, outcome=outcomes(record.latest, asked), timestamp_ns=record.last_timestamp_ns
+    )
+
+
+def stream_request(message: forecast_pb2.StreamRequest) -> messages.Request:
+    """One request of a stream."""
+    match message.WhichOneof("request"):
+        case "open":
+            opened = message.open
+            return messages.Open(opened.channel, opened.session_id, opened.session_uid, reply(opened.reply_mode))
+        case "events":
+            return messages.Send(message.events.channel, batch(message.events.batch))
+        case "end":
+            return messages.End()
+        case _:
+            raise invalid_field("request", "absent", "open, events or end")
+
+
+def stream_response(answer: messages.Response) -> forecast_pb2.StreamResponse:
+    """One answer of a stream."""
+    response = forecast_pb2.StreamResponse()
+    match answer:
+        case messages.Opened():
+            response.opened.channel = answer.channel
+            response.opened.session_uid = answer.session_uid
+            response.opened.last_sequence = answer.last_sequence
+            response.opened.credit_events = answer.credit_events
+            response.opened.max_batch_events = answer.max_batch_events
+        case messages.Result():
+            response.result.channel = answer.channel
+            response.result.result.CopyFrom(result(answer.acknowledged))
+        case messages.Failed():
+            response.error.channel = answer.channel
+            response.error.error.CopyFrom(error(answer.refusal))
+            response.error.last_sequence = answer.last_sequence
+            response.error.first_sequence = answer.first_sequence
+            response.error.closed = answer.closed
+        case messages.Draining():
+            for channel, last in answer.resume:
+                response.draining.resume_points.add(channel=channel, last_sequence=last)
+            response.draining.SetInParent()
+        case messages.Ended():
+            response.ended.SetInParent()
+    return response
+
+
+def error(refusal: Refusal) -> error_pb2.Error:
+    """A refusal inside a stream."""
+    row = refusal.row
+    message = error_pb2.Error(
+        code=row.code.value[0], reason=refusal.reason, message=refusal.message, metadata=refusal.facts
+    )
+    if row.retry_s is not None:
+        message.retry_delay.FromNanoseconds(int(row.retry_s * 1e9))
+    return message
+
+
+def _config(config: SessionConfig, learning_rate: float) -> config_pb2.SessionConfig:
+    learner = config.learner
+    return config_pb2.SessionConfig(
+        features=config.features,
+        targets=config.targets,
+        horizon=config.horizon,
+        seasons=config.seasons,
+        period_ns=config.period_ns,
+        coverage=config.coverage,
+        learner=config_pb2.LearnerConfig(
+            cell=_number(_CELLS, learner.cell),
+            hidden=learner.hidden,
+            window=learner.window,
+            stride=learner.stride,
+            loss_span=learner.loss_span,
+            loss=_number(_LOSSES, learner.loss),
+            huber_delta=learner.huber_delta,
+            anchor=_number(_ANCHORS, learner.anchor),
+            optimizer=_number(_OPTIMIZERS, learner.optimizer),
+            learning_rate=learning_rate,
+            clip_norm=learner.clip_norm,
+            seed=learner.seed,
+        ),
+    )
+
+
+def _scores(scores: Scores) -> session_pb2.Scores:
+    names = [entry.name for entry in session_pb2.Scores.DESCRIPTOR.fields]
+    tables = {name: getattr(scores, name) for name in names}
+    return session_pb2.Scores(**{name: _flat(table) for name, table in tables.items() if table is not None})
+
+
+def _credit(limits: session_pb2.SessionLimits) -> int | None:
+    return limits.credit_events if limits.HasField("credit_events") else None
+
+
+def _known(name: str, value: int, known: dict[int, _T]) -> _T:
+    if value not in known:
+        raise invalid_field(name, value, f"0..{max(known)}")
+    return known[value]
+
+
+def _number(names: dict[int, str], name: str) -> Any:
+    """The enum number of a name; never the unspecified one."""
+    return next(number for number, known in names.items() if number and known == name)
+
+
+def _flat(table: NDArray[Any]) -> list[Any]:
+    values: list[Any] = table.ravel().tolist()
+    return values

@@ -1,0 +1,147 @@
+"""The engine on its own thread with a real fold: order of work, calls between micro-batches, and the fatal end."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bptt_core import CheckpointError, Events, Fold, LearnerConfig, SessionConfig, select_backend
+from server.engine import Engine, MicroBatch
+from server.errors import Refusal
+from server.scheduler import Work
+
+CONFIG = SessionConfig(("x",), horizon=2, learner=LearnerConfig(hidden=3, window=6)).validated()
+
+
+class Loop:
+    """Stands for the network's thread: what the engine posts is run by `until`."""
+
+    def __init__(self) -> None:
+        self.posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.batches: list[MicroBatch] = []
+        self.dropped: list[Work] = []
+        self.failures: list[BaseException] = []
+        backend = select_backend("numpy")
+        self.engine = Engine(
+            backend, 8, 4, self.batches.append, self.dropped.extend, self.posted.put, self.failures.append
+        )
+        self.engine.start()
+
+    def until(self, done: Callable[[], Any]) -> None:
+        while not done():
+            self.posted.get(timeout=30)()
+
+    def ask(self, future: Any) -> Any:
+        self.until(future.done)
+        return future.result()
+
+    def rows(self) -> list[tuple[str, int]]:
+        return [(part.uid, part.turn.rows) for batch in self.batches for part in batch.parts if part.turn.rows]
+
+    def fold(self, uid: str, n: int, seed: int = 0) -> None:
+        before = sum(rows for _, rows in self.rows())
+        self.engine.submit(uid, work(n, seed))
+        self.until(lambda: sum(rows for _, rows in self.rows()) == before + n)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    one = Loop()
+    yield one
+    one.engine.stop()
+
+
+def work(n: int, seed: int = 0) -> Work:
+    events = Events(np.random.default_rng(seed).normal(size=(n, 1)))
+    return Work(n, SimpleNamespace(events=events))
+
+
+def test_work_is_folded_in_turns_and_settled_in_order(loop: Loop) -> None:
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    loop.engine.submit("a", work(10))
+    loop.until(lambda: sum(n for _, n in loop.rows()) == 10)
+    assert loop.rows() == [("a", 4), ("a", 4), ("a", 2)]
+    outs = [part.outcomes for batch in loop.batches for part in batch.parts]
+    assert [one.first_sequence for one in outs if one] == [1, 5, 9]
+    assert loop.ask(loop.engine.status("a", scores=False)).last_sequence == 10
+
+
+def test_an_answer_comes_after_the_work_settled_before_it(loop: Loop) -> None:
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    loop.engine.submit("a", work(4))
+    changed = loop.ask(loop.engine.configure("a", False, None))
+    assert loop.rows() == [("a", 4)]
+    assert (changed.last_sequence, changed.learning) == (4, False)
+    loop.engine.submit("a", work(1))
+    loop.until(lambda: len(loop.rows()) == 2)
+    assert loop.ask(loop.engine.status("a", scores=False)).learning_off == 1
+
+
+def test_reading_changes_nothing(loop: Loop) -> None:
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    loop.fold("a", 8)
+    before = loop.ask(loop.engine.checkpoint("a"))
+    for _ in range(3):
+        loop.ask(loop.engine.latest("a"))
+        loop.ask(loop.engine.status("a", scores=True))
+        loop.ask(loop.engine.statuses(["a", "b"]))
+    assert loop.ask(loop.engine.checkpoint("a")) == before
+
+
+def test_a_restored_session_goes_on(loop: Loop) -> None:
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    loop.fold("a", 5)
+    data = loop.ask(loop.engine.checkpoint("a"))
+    assert loop.ask(loop.engine.restore("b", data)) == CONFIG
+    for uid in "ab":
+        loop.fold(uid, 3, seed=1)
+    assert loop.ask(loop.engine.checkpoint("a")) == loop.ask(loop.engine.checkpoint("b"))
+    with pytest.raises(CheckpointError):
+        loop.ask(loop.engine.restore("c", data[:-1]))
+
+
+def test_deleting_drops_what_was_not_folded(loop: Loop) -> None:
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    left = work(3)
+    for item in (work(400), left):
+        loop.engine.submit("a", item)
+    change = loop.engine.configure("a", True, None)
+    loop.ask(loop.engine.delete("a"))
+    assert left in loop.dropped
+    with pytest.raises(Refusal, match="deleted"):
+        loop.ask(change)
+    for call in (loop.engine.checkpoint("a"), loop.engine.delete("a"), loop.engine.configure("a", True, None)):
+        with pytest.raises(Refusal, match="deleted"):
+            loop.ask(call)
+    late = work(1)
+    loop.engine.submit("a", late)
+    loop.until(lambda: late in loop.dropped)
+    assert not loop.failures
+
+
+def test_a_session_without_memory_is_refused_and_the_engine_lives(loop: Loop, monkeypatch: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fold, "create", full)
+        with pytest.raises(Refusal, match="no memory"):
+            loop.ask(loop.engine.create("a", CONFIG, True))
+    loop.ask(loop.engine.create("a", CONFIG, True))
+
+
+def test_an_exception_out_of_the_fold_is_fatal(loop: Loop, monkeypatch: Any) -> None:
+    def broken(*_: Any) -> None:
+        raise FloatingPointError("broken")
+
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    monkeypatch.setattr(Fold, "step", broken)
+    loop.engine.submit("a", work(1))
+    loop.until(lambda: loop.failures)
+    assert isinstance(loop.failures[0], FloatingPointError)
+    assert loop.rows() == []

@@ -1,0 +1,163 @@
+"""The metrics page after a real run: every family is there, and its values are plausible."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bptt_core import Outcomes, UpdateResult, select_backend
+from server.metrics import Metrics
+
+EVERY = 1
+
+
+@pytest.fixture
+def samples(fetch: Any) -> Any:
+    """`samples(server)`: every sample of the metrics page by name and labels."""
+    return lambda server: parsed(fetch(server.http_url + "/metrics")[1])
+
+
+def parsed(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def value(found: dict[Any, float], name: str, **labels: str) -> float:
+    return found[name, frozenset(labels.items())]
+
+
+def test_every_family_is_there_and_plausible_after_a_run(
+    start_server: Any, connect: Any, noise: Any, samples: Any
+) -> None:
+    server = start_server()
+    rpc = connect(server.target)
+    events = noise(200)
+    rpc.create("a", horizon=2, clip_norm=0.05)
+    rpc.create("b", horizon=2)
+    stream = rpc.stream()
+    stream.open("a", reply=EVERY)
+    stream.next()
+    for at in range(0, 200, 50):
+        stream.send(at + 1, events[at : at + 50])
+    for _ in range(4):
+        stream.next()
+    stream.send(151, events[150:200])
+    assert stream.next().result.duplicates == 50
+    stream.send(300, events[:7])
+    assert stream.next().error.reason == "SEQUENCE_GAP"
+    rpc.ingest("b", 1, np.full((20, 2), np.nan))
+    with pytest.raises(grpc.RpcError):
+        rpc.get("c")
+
+    found = samples(server)
+    assert value(found, "bptt_events_total", outcome="accepted") == 220
+    assert value(found, "bptt_events_total", outcome="duplicate") == 50
+    assert value(found, "bptt_events_total", outcome="rejected") == 7
+    session = rpc.get("a").updates
+    assert value(found, "bptt_updates_total", result="applied") == session.applied > 150
+    assert value(found, "bptt_updates_total", result="no_target") == session.no_target + 20
+    assert value(found, "bptt_updates_total", result="non_finite") == 0
+    assert value(found, "bptt_updates_total", result="learning_off") == 0
+    assert value(found, "bptt_clipped_updates_total") == session.clipped > 0
+    assert value(found, "bptt_non_finite_total", kind="update") == 0
+    assert value(found, "bptt_non_finite_total", kind="carry") == 0
+    for name in ("bptt_gradient_norm", "bptt_loss"):
+        assert value(found, name + "_count") == session.applied
+        assert 0 < value(found, name + "_sum") / session.applied < 100
+    batches = value(found, "bptt_micro_batch_events_count")
+    assert value(found, "bptt_micro_batch_events_sum") == 220
+    assert value(found, "bptt_micro_batch_sessions_count") == value(found, "bptt_update_seconds_count") == batches
+    assert 0 < value(found, "bptt_update_seconds_sum") < 60
+    assert value(found, "bptt_ingest_reply_seconds_count") == 6
+    assert 0 < value(found, "bptt_ingest_reply_seconds_sum") < 600
+    assert value(found, "bptt_queue_events") == 0
+    assert value(found, "bptt_sessions") == 2
+    assert value(found, "bptt_streams") == 1
+    assert value(found, "bptt_watchers") == 0
+    assert value(found, "bptt_draining") == 0
+    assert value(found, "bptt_watch_dropped_events_total") == 0
+    assert value(found, "bptt_errors_total", reason="SEQUENCE_GAP") == 1
+    assert value(found, "bptt_errors_total", reason="SESSION_NOT_FOUND") == 1
+    assert [labels for name, labels in found if name == "bptt_backend_info"]
+    ours = {"grpc_service": "bptt.v1.SessionService", "grpc_method": "CreateSession", "grpc_type": "unary"}
+    assert value(found, "grpc_server_started_total", **ours) == 2
+    assert value(found, "grpc_server_handled_total", grpc_code="OK", **ours) == 2
+    assert (
+        value(found, "grpc_server_handled_total", grpc_code="NOT_FOUND", **{**ours, "grpc_method": "GetSession"}) == 1
+    )
+    assert value(found, "grpc_server_handling_seconds_count", **ours) == 2
+    streams = {"grpc_service": "bptt.v1.ForecastService", "grpc_method": "Stream", "grpc_type": "bidi_stream"}
+    assert value(found, "grpc_server_msg_received_total", **streams) == 7
+    assert value(found, "grpc_server_msg_sent_total", **streams) == 7
+    assert value(found, "process_resident_memory_bytes") > 1e6
+    assert all(math.isfinite(number) for number in found.values())
+
+
+def test_the_number_of_series_does_not_grow_with_sessions(
+    start_server: Any, connect: Any, noise: Any, samples: Any
+) -> None:
+    server = start_server()
+    rpc = connect(server.target)
+
+    def one(name: str) -> None:
+        rpc.create(name)
+        rpc.ingest(name, 1, noise(5))
+
+    one("first")
+    before = set(samples(server))
+    for number in range(20):
+        one(f"next-{number}")
+    assert set(samples(server)) == before
+
+
+def test_known_labels_are_exported_before_anything_happened(start_server: Any, samples: Any) -> None:
+    found = samples(start_server())
+    for outcome in ("accepted", "duplicate", "rejected"):
+        assert value(found, "bptt_events_total", outcome=outcome) == 0
+    for result in ("applied", "no_target", "non_finite", "learning_off"):
+        assert value(found, "bptt_updates_total", result=result) == 0
+    assert value(found, "bptt_errors_total", reason="OVERLOADED") == 0
+    labels = {"grpc_service": "bptt.v1.ForecastService", "grpc_method": "Ingest", "grpc_type": "unary"}
+    assert value(found, "grpc_server_started_total", **labels) == 0
+    assert value(found, "grpc_server_handled_total", grpc_code="RESOURCE_EXHAUSTED", **labels) == 0
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)")
+def test_promtool_finds_nothing_to_say(server: Any, fetch: Any) -> None:
+    _, page = fetch(server.http_url + "/metrics")
+    result = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_the_http_port_answers_health_readiness_and_nothing_else(server: Any, fetch: Any) -> None:
+    assert fetch(server.http_url + "/healthz") == (200, "alive\n")
+    assert fetch(server.http_url + "/readyz") == (200, "ready\n")
+    assert fetch(server.http_url + "/readyz?full")[0] == 200
+    assert fetch(server.http_url + "/")[0] == 404
+    assert fetch(server.http_url + "/metrics/x")[0] == 404
+
+
+def test_a_value_that_is_not_finite_is_counted_apart_and_not_observed() -> None:
+    metrics = Metrics(select_backend("numpy"), "test")
+    wide, thin = np.zeros((3, 1, 1)), np.zeros(3)
+    results = np.array([UpdateResult.APPLIED, UpdateResult.NON_FINITE, UpdateResult.APPLIED], np.int8)
+    norms = np.array([2.0, np.nan, np.inf], np.float32)
+    scales = np.array([0.5, np.nan, 1.0], np.float32)
+    metrics.folded([Outcomes(1, wide, wide, wide, thin, results, norms, norms, scales)], 0.001, 4)
+    found = parsed(metrics.page().decode())
+    assert value(found, "bptt_updates_total", result="applied") == 2
+    assert value(found, "bptt_non_finite_total", kind="update") == 1
+    assert value(found, "bptt_non_finite_total", kind="carry") == 4
+    assert value(found, "bptt_clipped_updates_total") == 1
+    for name in ("bptt_gradient_norm", "bptt_loss"):
+        assert (value(found, name + "_count"), value(found, name + "_sum")) == (1, 2)

@@ -1,0 +1,139 @@
+"""The choice of micro-batches: order, fairness, limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+from server.scheduler import Lane, Scheduler, Turn, Work
+
+
+def rows(turns: list[Turn]) -> dict[str, int]:
+    return {str(turn.lane.key): turn.rows for turn in turns}
+
+
+def everything(scheduler: Scheduler, limit: int = 1000) -> list[list[Turn]]:
+    batches = []
+    while scheduler:
+        batches.append(scheduler.next())
+        assert len(batches) < limit
+    return batches
+
+
+def test_nothing_waits_nothing_runs() -> None:
+    scheduler = Scheduler(100, 10)
+    assert not scheduler
+    assert scheduler.next() == []
+
+
+def test_lanes_of_one_shape_share_a_micro_batch_and_others_wait() -> None:
+    scheduler = Scheduler(100, 10)
+    lanes = [Lane(name, shape) for name, shape in (("a", 1), ("b", 2), ("c", 1), ("d", 2))]
+    for lane in lanes:
+        scheduler.add(lane, Work(3))
+    assert [rows(turns) for turns in everything(scheduler)] == [{"a": 3, "c": 3}, {"b": 3, "d": 3}]
+
+
+def test_a_turn_joins_small_works_and_splits_a_large_one() -> None:
+    scheduler = Scheduler(100, 10)
+    lane = Lane("a", 1)
+    works = [Work(4), Work(4), Work(25)]
+    for work in works:
+        scheduler.add(lane, work)
+    spans = [
+        [(works.index(s.work), s.start, s.stop, s.done) for s in turns[0].spans] for turns in everything(scheduler)
+    ]
+    assert spans == [
+        [(0, 0, 4, True), (1, 0, 4, True), (2, 0, 2, False)],
+        [(2, 2, 12, False)],
+        [(2, 12, 22, False)],
+        [(2, 22, 25, True)],
+    ]
+
+
+def test_the_micro_batch_is_bounded_over_all_lanes() -> None:
+    scheduler = Scheduler(25, 10)
+    for name in "abcd":
+        scheduler.add(Lane(name, 1), Work(10))
+    assert [rows(turns) for turns in everything(scheduler)] == [{"a": 10, "b": 10, "c": 5}, {"d": 10, "c": 5}]
+
+
+def test_a_busy_lane_starves_nobody_of_its_shape_or_another() -> None:
+    scheduler = Scheduler(30, 10)
+    busy = [Lane(f"busy{n}", 1) for n in range(5)]
+    rare = Lane("rare", 2)
+    for lane in busy:
+        scheduler.add(lane, Work(100_000))
+    scheduler.add(rare, Work(1))
+    served: Counter[str] = Counter()
+    for batch in range(50):
+        served.update(rows(scheduler.next()))
+        assert batch < 4 or served["rare"] == 1
+    shares = [served[lane.key] for lane in busy]
+    assert max(shares) - min(shares) <= 10
+
+
+def test_a_late_comer_of_another_shape_waits_for_one_round_at_most() -> None:
+    scheduler = Scheduler(1000, 10)
+    scheduler.add(Lane("long", 1), Work(10_000))
+    scheduler.next()
+    scheduler.add(Lane("late", 2), Work(1))
+    assert "late" in {**rows(scheduler.next()), **rows(scheduler.next())}
+
+
+def test_work_without_rows_is_reached_with_what_is_before_it() -> None:
+    scheduler = Scheduler(100, 10)
+    lane = Lane("a", 1)
+    barrier = Work()
+    for work in (Work(10), barrier, Work(1)):
+        scheduler.add(lane, work)
+    first = scheduler.next()[0]
+    assert first.spans[-1].work is barrier
+    assert first.spans[-1].done
+    assert first.rows == 10
+
+
+def test_a_call_runs_between_the_rows_before_and_after_it() -> None:
+    scheduler = Scheduler(100, 10)
+    lane = Lane("a", 1)
+    called: list[str] = []
+    for work in (Work(2), Work(call=lambda: called.append("now")), Work(3)):
+        scheduler.add(lane, work)
+    first, second = everything(scheduler)
+    assert (first[0].rows, len(first[0].calls)) == (2, 0)
+    assert (second[0].rows, len(second[0].calls)) == (3, 1)
+
+
+def test_a_removed_lane_gives_its_work_back_and_is_not_served() -> None:
+    scheduler = Scheduler(100, 10)
+    gone, stays = Lane("gone", 1), Lane("stays", 1)
+    work = Work(30)
+    scheduler.add(gone, work)
+    scheduler.add(stays, Work(1))
+    scheduler.next()
+    assert scheduler.remove(gone) == [work]
+    assert work.taken == 10
+    assert not scheduler
+    scheduler.add(stays, Work(1))
+    assert rows(scheduler.next()) == {"stays": 1}
+
+
+def test_every_row_is_handed_out_once_and_in_order() -> None:
+    scheduler = Scheduler(17, 5)
+    lanes = [Lane(n, n % 3) for n in range(7)]
+    works = {lane.key: [Work(size) for size in (1, 0, 12, 7, 0, 3)] for lane in lanes}
+    for number in range(6):
+        for lane in lanes:
+            scheduler.add(lane, works[lane.key][number])
+    seen: dict[object, list[tuple[int, int, int]]] = {lane.key: [] for lane in lanes}
+    for turns in everything(scheduler):
+        assert len({turn.lane.shape for turn in turns}) == 1
+        assert len({turn.lane.key for turn in turns}) == len(turns)
+        assert sum(turn.rows for turn in turns) <= 17
+        for turn in turns:
+            assert turn.rows <= 5
+            seen[turn.lane.key] += [(works[turn.lane.key].index(s.work), s.start, s.stop) for s in turn.spans]
+    for spans in seen.values():
+        for (work, _, stop), (following, start, _) in pairwise(spans):
+            assert (following, start) in ((work, stop), (work + 1, 0))
+        assert sum(stop - start for _, start, stop in spans) == 23

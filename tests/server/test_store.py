@@ -1,0 +1,91 @@
+"""Session files: what is written comes back, and what is damaged is refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bptt_core import LearnerConfig, SessionConfig
+from server.sessions import Terms
+from server.store import Store, Stored, StoreError, pack, unpack
+
+UID = "0123456789abcdef" * 2
+
+
+def stored(uid: str = UID) -> Stored:
+    config = SessionConfig(("x", "ü"), seasons=(24,), learner=LearnerConfig(cell="gru", seed=2**63 - 1)).validated()
+    terms = Terms(config, {"site": "north"}, False, 7)
+    return Stored(uid, "a/b:c", terms, 123, {"k": "v"}, 9, np.array([1, 2**64 - 1], np.uint64), b"checkpoint\0bytes")
+
+
+def same(one: Stored, two: Stored) -> bool:
+    return pack(one) == pack(two) and one.created == two.created and one.checkpoint == two.checkpoint
+
+
+def test_what_is_packed_comes_back() -> None:
+    back = unpack(pack(stored()))
+    assert same(back, stored())
+    assert back.digests.tolist() == [1, 2**64 - 1]
+
+
+def test_any_damaged_byte_is_noticed() -> None:
+    data = pack(stored())
+    for at in range(len(data)):
+        damaged = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        with pytest.raises(ValueError, match=r"damaged|not a session file"):
+            unpack(damaged)
+
+
+def test_any_missing_end_is_noticed() -> None:
+    data = pack(stored())
+    for end in range(len(data)):
+        with pytest.raises(ValueError, match=r"damaged|not a session file"):
+            unpack(data[:end])
+
+
+def test_saved_sessions_load_and_removed_ones_do_not(tmp_path: Path) -> None:
+    other = "f" * 32
+    with contextlib.closing(Store(tmp_path)) as store:
+        for uid in (UID, other):
+            store.save(stored(uid))
+        store.save(stored(other))
+        store.sync()
+        assert [one.uid for one in store.load()] == [UID, other]
+        store.remove(UID)
+        store.remove(UID)
+        assert [one.uid for one in store.load()] == [other]
+    assert {path.name for path in (tmp_path / "sessions").iterdir()} == {f"{other}.session"}
+
+
+@pytest.mark.parametrize("content", [b"", b"short", pack(stored())[:-1], pack(stored("e" * 32))])
+def test_a_file_that_does_not_verify_is_named_and_kept(content: bytes, tmp_path: Path) -> None:
+    with contextlib.closing(Store(tmp_path)) as store:
+        path = tmp_path / "sessions" / f"{UID}.session"
+        path.write_bytes(content)
+        with pytest.raises(StoreError, match=f"{UID}.session is not usable"):
+            list(store.load())
+        assert path.read_bytes() == content
+
+
+def test_a_half_written_file_is_not_taken_for_a_session(tmp_path: Path) -> None:
+    with contextlib.closing(Store(tmp_path)) as store:
+        store.save(stored())
+    (tmp_path / "sessions" / f"{'d' * 32}.tmp").write_bytes(b"half")
+    with contextlib.closing(Store(tmp_path)) as store:
+        assert [one.uid for one in store.load()] == [UID]
+    assert len(list((tmp_path / "sessions").iterdir())) == 1
+
+
+def test_the_directory_belongs_to_one_store_at_a_time(tmp_path: Path) -> None:
+    with contextlib.closing(Store(tmp_path)), pytest.raises(StoreError, match="another server"):
+        Store(tmp_path)
+    Store(tmp_path).close()
+
+
+def test_a_directory_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot use the data directory"):
+        Store(tmp_path / "file")

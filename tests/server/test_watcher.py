@@ -1,0 +1,84 @@
+"""One watch: bounded in bytes, oldest dropped and counted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from bptt_core import Outcomes
+from server.errors import Refusal
+from server.outcomes import joined, rows, size_bytes
+from server.watch import Watcher
+
+
+def table(first: int, n: int) -> Outcomes:
+    wide = np.arange(first, first + n, dtype=float).reshape(n, 1, 1)
+    thin = wide.ravel()
+    return Outcomes(first, wide, wide, wide, thin, thin.astype(np.int8), *([thin.astype(np.float32)] * 3))
+
+
+def watcher(max_bytes: int, max_events: int = 100) -> tuple[Watcher, list[int]]:
+    dropped: list[int] = []
+    return Watcher(max_bytes, max_events, dropped.append), dropped
+
+
+def test_outcomes_come_in_order_in_pieces_that_fit() -> None:
+    async def run() -> None:
+        one, dropped = watcher(10**6, max_events=4)
+        one.offer(table(1, 6))
+        one.offer(table(7, 1))
+        pieces = [await one.next() for _ in range(3)]
+        assert [(piece.first_sequence, len(piece), lost) for piece, lost in pieces] == [(1, 4, 0), (5, 2, 0), (7, 1, 0)]
+        assert joined([piece for piece, _ in pieces]).mean.ravel().tolist() == [1, 2, 3, 4, 5, 6, 7]
+        assert not dropped
+
+    asyncio.run(run())
+
+
+def test_the_oldest_are_dropped_at_the_limit_and_counted_once() -> None:
+    async def run() -> None:
+        one, dropped = watcher(3 * size_bytes(table(1, 2)))
+        for first in (1, 3, 5):
+            one.offer(table(first, 2))
+        assert not dropped
+        for first in (7, 9):
+            one.offer(table(first, 2))
+        assert dropped == [2, 2]
+        piece, lost = await one.next()
+        assert (piece.first_sequence, lost) == (5, 4)
+        assert (await one.next())[1] == 0
+
+    asyncio.run(run())
+
+
+def test_what_the_reader_knows_is_skipped() -> None:
+    async def run() -> None:
+        one, dropped = watcher(10**6)
+        for first in (1, 3, 5):
+            one.offer(table(first, 2))
+        one.skip(4)
+        assert (await one.next())[0].first_sequence == 5
+        assert not dropped
+
+    asyncio.run(run())
+
+
+def test_the_end_comes_after_what_is_queued() -> None:
+    async def run() -> None:
+        one, _ = watcher(10**6)
+        waiting = asyncio.ensure_future(one.next())
+        await asyncio.sleep(0)
+        one.offer(table(1, 1))
+        one.end(Refusal("DRAINING", "over"))
+        assert (await waiting)[0].first_sequence == 1
+        with pytest.raises(Refusal, match="over"):
+            await one.next()
+
+    asyncio.run(run())
+
+
+def test_rows_are_cut_with_their_sequence() -> None:
+    cut = rows(table(10, 5), 2, 4)
+    assert (cut.first_sequence, cut.last_sequence, cut.mean.ravel().tolist()) == (12, 13, [12, 13])
