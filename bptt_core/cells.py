@@ -58,10 +58,16 @@ class Tape(NamedTuple):
         return xp.stack(parts, axis=1)
 
 
+def _empty(xp: Any, T: int, B: int, *rest: int, dtype: Any) -> Array:
+    """[T, B, …] stored learner by learner, so that the strides within a learner, and with them the order in which its
+    sums are taken, are the same in any company."""
+    return xp.empty((B, T, *rest), dtype).swapaxes(0, 1)
+
+
 def _projection(xp: Any, w: CellWeights, xs: Array) -> Array:
     """xs·wx + b for the whole window at once, [T, B, G·H]: the part of the gates that needs no recurrence."""
     T, B, _ = xs.shape
-    gates = xp.empty((T, B, w.wx.shape[2]), xs.dtype)
+    gates = _empty(xp, T, B, w.wx.shape[2], dtype=xs.dtype)
     xp.matmul(xs.transpose(1, 0, 2), w.wx, out=gates.transpose(1, 0, 2))
     gates += w.b
     return gates
@@ -90,7 +96,7 @@ def _sigmoid(xp: Any, z: Array) -> Array:
 def tanh_forward(xp: Any, w: CellWeights, xs: Array, carry: Array) -> Tape:
     T, B, _ = xs.shape
     gates = _projection(xp, w, xs)
-    hs = xp.empty((T + 1, B, w.wh.shape[1]), xs.dtype)
+    hs = _empty(xp, T + 1, B, w.wh.shape[1], dtype=xs.dtype)
     hs[0] = carry[:, 0]
     for t in range(T):
         z = gates[t]
@@ -105,7 +111,7 @@ def tanh_backward(
 ) -> tuple[Array, Array | None]:
     """Writes the weight gradients into `grad`; returns (dcarry [B, 1, H], dxs [T, B, D] or None)."""
     slope = 1 - tape.gates * tape.gates
-    dz = xp.empty_like(tape.gates)
+    dz = _empty(xp, *tape.gates.shape, dtype=dhs.dtype)
     transposed = w.wh.transpose(0, 2, 1)
     dh = xp.zeros_like(tape.hs[0])
     for t in range(len(dhs) - 1, -1, -1):
@@ -124,8 +130,8 @@ def gru_forward(xp: Any, w: CellWeights, xs: Array, carry: Array) -> Tape:
     T, B, _ = xs.shape
     H = w.wh.shape[1]
     gates = _projection(xp, w, xs)
-    hs = xp.empty((T + 1, B, H), xs.dtype)
-    inner = xp.empty((T, B, H), xs.dtype)
+    hs = _empty(xp, T + 1, B, H, dtype=xs.dtype)
+    inner = _empty(xp, T, B, H, dtype=xs.dtype)
     hs[0] = carry[:, 0]
     for t in range(T):
         recurrent = xp.matmul(hs[t][:, None, :], w.wh)[:, 0]
@@ -149,8 +155,8 @@ def gru_backward(
     dn_slope = (1 - z) * (1 - n * n)
     dz_slope = (tape.hs[:-1] - n) * z * (1 - z)
     dr_slope = tape.inner * r * (1 - r)
-    dx = xp.empty_like(tape.gates)  # gradient of the input part of each gate
-    dh_part = xp.empty_like(tape.gates)  # gradient of the hidden part: differs for n, which r multiplies
+    # Gradients of the input part of each gate, and of its hidden part: they differ for n, which r multiplies.
+    dx, dh_part = (_empty(xp, *tape.gates.shape, dtype=dhs.dtype) for _ in range(2))
     transposed = w.wh.transpose(0, 2, 1)
     dh = xp.zeros_like(tape.hs[0])
     for t in range(len(dhs) - 1, -1, -1):
@@ -176,8 +182,8 @@ def lstm_forward(xp: Any, w: CellWeights, xs: Array, carry: Array) -> Tape:
     T, B, _ = xs.shape
     H = w.wh.shape[1]
     gates = _projection(xp, w, xs)
-    hs = xp.empty((T + 1, B, H), xs.dtype)
-    cs, tanh_c = xp.empty_like(hs), xp.empty((T, B, H), xs.dtype)
+    hs, cs = (_empty(xp, T + 1, B, H, dtype=xs.dtype) for _ in range(2))
+    tanh_c = _empty(xp, T, B, H, dtype=xs.dtype)
     hs[0], cs[0] = carry[:, 0], carry[:, 1]
     # One tanh serves all four gates, as σ(z) = ½·tanh(½z) + ½; the inner ½ goes into the weights.
     scale, shift = xp.full(4 * H, 0.5, xs.dtype), xp.full(4 * H, 0.5, xs.dtype)
@@ -210,13 +216,13 @@ def lstm_backward(
     gates, tanh_c = tape.gates.reshape(T, B, 4, H), tape.inner
     i, f, g, o = (gates[:, :, k] for k in range(4))
     # Slopes of c' by the pre-activations of i, f, g, and of h' by that of o and by c', for the whole window.
-    dc_slope = xp.empty((T, B, 3, H), dhs.dtype)
+    dc_slope = _empty(xp, T, B, 3, H, dtype=dhs.dtype)
     dc_slope[:, :, 0] = g * i * (1 - i)
     dc_slope[:, :, 1] = tape.cs[:-1] * f * (1 - f)
     dc_slope[:, :, 2] = i * (1 - g * g)
     do_slope = tanh_c * o * (1 - o)
     dh_to_dc = o * (1 - tanh_c * tanh_c)
-    dz = xp.empty((T, B, 4, H), dhs.dtype)
+    dz = _empty(xp, T, B, 4, H, dtype=dhs.dtype)
     flat = dz.reshape(T, B, 4 * H)
     transposed = w.wh.transpose(0, 2, 1)
     dh3, dc = xp.zeros((B, 1, H), dhs.dtype), xp.zeros((B, H), dhs.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import asdict
 from typing import Any, Final
@@ -50,13 +51,14 @@ def load(data: bytes) -> tuple[SessionConfig, dict[str, NDArray[Any]]]:
             fields[name] = tuple(fields[name])
         config = SessionConfig(**fields)
         table = [(str(name), np.dtype(str(kind)), tuple(map(int, shape))) for name, kind, shape in header["arrays"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"its header is not understood: {error}") from error
     arrays = {}
     for name, dtype, shape in table:
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         end = offset + count * dtype.itemsize
-        if dtype.hasobject or min(shape, default=0) < 0 or end > len(data) - _DIGEST_BYTES:
+        numbers = dtype.kind in "iuf" and all(0 <= size <= len(data) for size in shape)
+        if not numbers or end > len(data) - _DIGEST_BYTES:
             raise CheckpointError(f"its array {name} does not fit into its {len(data)} bytes")
         arrays[name] = np.frombuffer(data, dtype, count, offset).reshape(shape)
         offset = end
@@ -86,7 +88,7 @@ def _verified_header(data: bytes) -> tuple[dict[str, Any], int]:
     start = _PREFIX.size + length
     try:
         header = json.loads(data[_PREFIX.size : start])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise CheckpointError("its header is not an object")

@@ -126,10 +126,11 @@ def check_events(events: Events, features: int, timed: bool | None, last_timesta
         return
     if times.shape != (len(values),):
         raise FieldError("timestamps_ns", len(times), f"one per event ({len(values)}) or none")
-    if (np.abs(times) > MAX_TIMESTAMP_NS).any():
-        raise FieldError("timestamps_ns", int(times[np.abs(times) > MAX_TIMESTAMP_NS][0]), "-2^62..2^62")
+    outside = (times < -MAX_TIMESTAMP_NS) | (times > MAX_TIMESTAMP_NS)
+    if outside.any():
+        raise FieldError("timestamps_ns", int(times[outside][0]), "-2^62..2^62")
     before = times if last_timestamp_ns is None else np.concatenate([[last_timestamp_ns], times])
-    backward = np.flatnonzero(np.diff(before) < 0)
+    backward = np.flatnonzero(before[1:] < before[:-1])
     if len(backward):
         first = int(backward[0])
         raise FieldError("timestamps_ns", int(before[first + 1]), f"at least the one before, {int(before[first])}")

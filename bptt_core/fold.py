@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bptt_core import checkpoint, stages, tbptt, timeline
+from bptt_core import checkpoint, forecasts, stages, tbptt, timeline
 from bptt_core.backends import Backend
 from bptt_core.config import FieldError, LearnerConfig, SessionConfig, check_learning_rate
 from bptt_core.events import Events, Outcomes, Scores, SessionStatus
@@ -43,14 +43,14 @@ class Fold:
 
         The events must have passed `check_events`. How they are spread over calls changes no bit of the result.
         """
+        if len({(slot.shape, slot.index) for slot, _ in work}) < len(work):
+            raise ValueError("a session may appear only once in a call")
         by_shape: dict[Shape, list[int]] = {}
         for position, (slot, _) in enumerate(work):
             by_shape.setdefault(slot.shape, []).append(position)
         outcomes: dict[int, Outcomes] = {}
         for shape, positions in by_shape.items():
             group = [work[position] for position in positions]
-            if len({slot.index for slot, _ in group}) < len(group):
-                raise ValueError("a session may appear only once in a call")
             with np.errstate(all="ignore"):
                 outcomes |= zip(positions, self._step_shape(shape, group), strict=True)
         return [outcomes[position] for position in range(len(work))]
@@ -117,10 +117,10 @@ class Fold:
         """A session from `checkpoint`'s bytes. Raises CheckpointError; nothing is made then."""
         config, arrays = checkpoint.load(data)
         try:
-            shape = Shape.of(config.validated())
+            config = config.validated()
         except FieldError as error:
             raise checkpoint.CheckpointError(f"its configuration is not valid: {error}") from error
-        checkpoint.check_arrays(arrays, [f for fields in stages.fields(shape) for f in fields])
+        checkpoint.check_arrays(arrays, [f for fields in stages.fields(Shape.of(config)) for f in fields])
         slot = self._allocate(config)
         for part in self._slabs[slot.shape]:
             for f in part.fields:
@@ -192,4 +192,5 @@ def _settings(config: SessionConfig, learning: bool) -> dict[str, float]:
         "clip_norm": learner.clip_norm,
         "huber_delta": learner.huber_delta,
         "coverage_target": config.coverage,
+        "reach": forecasts.initial_reach(config.coverage),
     }

@@ -6,8 +6,8 @@ season P, the seasonal naive x[s + h − P⌈h/P⌉]; where that is missing one 
 Forecasts of missing steps are served to nobody and scored for nobody.
 
 The intervals are online quantile trackers per horizon, target and side (conformal quantile tracking, Angelopoulos,
-Candès & Tibshirani 2023, without the integrator): a bound that was crossed moves out, one that was not moves in by a
-step so much smaller that it is crossed with probability (1 − coverage) / 2.
+Candès & Tibshirani 2023, without the integrator), in units of the running error: a bound that was crossed moves out,
+one that was not moves in by a step so much smaller that it is crossed with probability (1 − coverage) / 2.
 
 Array legend: B sessions, H horizons, O targets, M forecasters (model, persistence, seasonal); ring buffers hold the
 last H steps, step t in row t mod H.
@@ -16,6 +16,7 @@ last H steps, step t in row t mod H.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ CLAMP: Final = 4.0  # a forecast stays within this many residual scales of its a
 WARM_UP: Final = 32  # pairs to settle before an interval or an anomaly score is served
 SCORE_MEMORY: Final = 10_000
 ERROR_MEMORY: Final = 256
-TRACK_RATE: Final = 0.05  # how far a crossed bound moves, in residual scales
+TRACK_RATE: Final = 0.05  # how far a crossed bound moves, in running errors
 ANOMALY_SIGMAS: Final = 4.0  # an error of this many running RMS errors scores 1
 SIDES: Final = np.array([[-1.0], [1.0]])  # below, above
 
@@ -74,8 +75,8 @@ def fields(shape: ForecastShape) -> list[Field]:
         Field("score_coverage", (H, O), np.float64),
         Field("score_width", (H, O), np.float64),
         Field("error_count", (H, O), np.int64),
-        Field("error_square", (H, O), np.float64),
-        Field("reach", (H, 2, O), np.float64),  # distance of the bounds from the mean, in residual scales
+        Field("error_square", (H, O), np.float64),  # in residual scales
+        Field("reach", (H, 2, O), np.float64),  # distance of the bounds from the mean, in running errors
     ]
 
 
@@ -86,7 +87,7 @@ def step(shape: ForecastShape, rows: Rows, scaled: Scaled, ys: Floats, event: ND
     """
     anomaly = _settle(shape, rows, scaled)
     mean = _mean(scaled, ys)
-    unit = np.where(rows["error_count"] >= WARM_UP, scaled.scale, np.nan)
+    unit = np.where(rows["error_count"] >= WARM_UP, np.sqrt(rows["error_square"]) * scaled.scale, np.nan)
     bounds = mean[:, :, None] + SIDES * rows["reach"] * unit[:, :, None]
     _remember_season(shape, rows, scaled)
     _wait(shape, rows, scaled, mean, bounds, event)
@@ -97,7 +98,7 @@ def clear(shape: ForecastShape, rows: Rows, jump: NDArray[np.int64]) -> None:
     """Drops waiting forecasts and re-indexes the season where the stream jumped over `jump` [B] > 0 steps; in place."""
     rows["waiting"][jump > 0] = np.nan
     if shape.season:
-        rows["season_phase"][...] = (rows["season_phase"] + jump) % shape.season
+        rows["season_phase"][...] = (rows["season_phase"] + jump % shape.season) % shape.season
 
 
 def _settle(shape: ForecastShape, rows: Rows, scaled: Scaled) -> Floats:
@@ -120,7 +121,10 @@ def _settle(shape: ForecastShape, rows: Rows, scaled: Scaled) -> Floats:
     _score_bounds(rows, outside, waited[:, :, M:], errors[:, :, M])
     error = errors[:, :, 0] / scaled.residual_scale
     anomaly = _anomaly(rows, error[:, 0])
-    _track_bounds(rows, error)
+    track_square(rows["error_count"], rows["error_square"], error, np.zeros_like(error), ERROR_MEMORY)
+    tail = ((1 - rows["coverage_target"]) / 2)[:, None, None, None]
+    moved = np.maximum(rows["reach"] + TRACK_RATE * (outside - tail), 0)
+    np.copyto(rows["reach"], moved, where=~np.isnan(errors[:, :, M:]))
     return anomaly
 
 
@@ -146,31 +150,19 @@ def _anomaly(rows: Rows, error: Floats) -> Floats:
     return score
 
 
-def _track_bounds(rows: Rows, error: Floats) -> None:
-    """Moves the running error and the reach of both bounds, in residual scales, in place."""
-    warm, seen = rows["error_count"] < WARM_UP, ~np.isnan(error)
-    track_square(rows["error_count"], rows["error_square"], error, np.zeros_like(error), ERROR_MEMORY)
-    reach, tail = rows["reach"], ((1 - rows["coverage_target"]) / 2)[:, None, None, None]
-    crossed = SIDES * error[:, :, None] > reach
-    moved = np.maximum(reach + TRACK_RATE * (crossed - tail), 0)
-    if warm.any():
-        start = _normal_quantile(1 - tail) * np.sqrt(rows["error_square"])[:, :, None]
-        moved = np.where(warm[:, :, None], start, moved)
-    np.copyto(reach, moved, where=seen[:, :, None])
-
-
-def _normal_quantile(p: Floats) -> Floats:
-    """Standard normal quantile for p in (½, 1), to 4.5e-4 (Abramowitz & Stegun 26.2.23): where the trackers start."""
-    t: Floats = np.sqrt(-2 * np.log(1 - p))
-    below = 1 + 1.432788 * t + 0.189269 * t * t + 0.001308 * t * t * t
-    return t - (2.515517 + 0.802853 * t + 0.010328 * t * t) / below
+def initial_reach(coverage: float) -> float:
+    """Where the bounds of a new session begin: the quantile that Gaussian errors would have."""
+    return NormalDist().inv_cdf((1 + coverage) / 2)
 
 
 def _mean(scaled: Scaled, ys: Floats) -> Floats:
-    """Anchor + scale · output, within CLAMP scales; the anchor alone while there is no scale or no finite output."""
-    offset = np.minimum(np.maximum(ys.reshape(scaled.scale.shape), -CLAMP), CLAMP) * scaled.scale
+    """Anchor + scale · output, within CLAMP scales; the anchor while there is no scale, persistence if not finite."""
+    outputs = ys.reshape(scaled.scale.shape)
+    offset = np.minimum(np.maximum(outputs, -CLAMP), CLAMP) * scaled.scale
     np.copyto(offset, 0, where=np.isnan(offset))
-    return scaled.anchor[:, None, :] + offset
+    mean: Floats = scaled.anchor[:, None, :] + offset
+    np.copyto(mean, scaled.last[:, None, :], where=~np.isfinite(outputs))
+    return mean
 
 
 def _remember_season(shape: ForecastShape, rows: Rows, scaled: Scaled) -> None:

@@ -57,8 +57,9 @@ def masked_loss(xp: Any, loss: str, ys: Array, targets: Array, active: Array, de
     without an active element has loss 0 and gradient 0.
     """
     value, slope = LOSSES[loss]
-    error = xp.where(active, ys - targets, 0)
-    by_learner = (1, 0, 2)
-    count = xp.maximum(active.transpose(by_learner).reshape(active.shape[1], -1).sum(axis=1), 1).astype(ys.dtype)
-    values = value(xp, error, delta).transpose(by_learner).reshape(ys.shape[1], -1)
-    return values.sum(axis=1) / count, slope(xp, error, delta) / count[:, None]
+    error = xp.empty((ys.shape[1], ys.shape[0], ys.shape[2]), ys.dtype)  # learner by learner, as cells.py stores
+    error[...] = xp.where(active, ys - targets, 0).transpose(1, 0, 2)
+    error = error.reshape(len(error), -1)
+    count = xp.maximum(active.sum(axis=(0, 2)), 1).astype(ys.dtype)[:, None]
+    dys = (slope(xp, error, delta) / count).reshape(ys.shape[1], ys.shape[0], ys.shape[2])
+    return value(xp, error, delta).sum(axis=1) / count[:, 0], dys.transpose(1, 0, 2)

@@ -40,15 +40,20 @@ class ScalingShape:
     anchor: str
 
     @property
+    def differences(self) -> bool:
+        """Whether a learner sees first differences: it does if it forecasts a change, from the last value on."""
+        return self.anchor == "last_value"
+
+    @property
     def inputs(self) -> int:
-        """Width of a learner's input: level, difference and missing flag of every feature."""
-        return 3 * self.features
+        """Width of a learner's input: level, missing flag and, with `differences`, difference of every feature."""
+        return (3 if self.differences else 2) * self.features
 
 
 class Scaled(NamedTuple):
     """One step after scaling."""
 
-    inputs: Floats  # [B, 3·D]
+    inputs: Floats  # [B, 2·D or 3·D]
     observed: Floats  # [B, O] target values of this step, NaN: missing
     residual: Floats  # [B, H, O] (value − anchor) of the pairs that end here, original units; NaN: no such pair
     residual_scale: Floats  # [B, H, O] the scale known when the pair was made; NaN: none yet
@@ -87,7 +92,7 @@ def step(shape: ScalingShape, rows: Rows, values: Floats) -> Scaled:
     floor = np.fmax(FLOOR * np.abs(rows["last_value"]), TINY)  # of a value never seen: TINY
     target_floor = floor[:, None, targets]
     track_square(rows["residual_count"], rows["residual_square"], residual, target_floor, RESIDUAL_MEMORY)
-    inputs = _inputs(rows, values, floor)
+    inputs = _inputs(shape, rows, values, floor)
     last = rows["last_value"][:, targets]
     anchor = last if shape.anchor == "last_value" else np.where(np.isnan(last), np.nan, rows["level_mean"][:, targets])
     known = rows["residual_count"] > 0
@@ -117,8 +122,8 @@ def _limited(values: Floats) -> Floats:
     return np.maximum(values, -INPUT_LIMIT, out=values)
 
 
-def _inputs(rows: Rows, values: Floats, floor: Floats) -> Floats:
-    """Updates level and difference statistics, in place, and returns the scaled inputs [B, 3·D].
+def _inputs(shape: ScalingShape, rows: Rows, values: Floats, floor: Floats) -> Floats:
+    """Updates level and difference statistics, in place, and returns the scaled inputs.
 
     The newest value is part of the statistics that scale it. A missing value is replaced by the last observed one.
     """
@@ -129,7 +134,8 @@ def _inputs(rows: Rows, values: Floats, floor: Floats) -> Floats:
     np.copyto(rows["last_value"], values, where=~missing)
     level = (rows["last_value"] - rows["level_mean"]) / (np.sqrt(rows["level_square"]) + floor)
     change = difference / (np.sqrt(rows["difference_square"]) + floor)
-    inputs = np.concatenate([LEVEL_GAIN * level, change, missing], axis=1)
+    parts = [LEVEL_GAIN * level, change, missing] if shape.differences else [LEVEL_GAIN * level, missing]
+    inputs = np.concatenate(parts, axis=1)
     inputs[np.isnan(inputs)] = 0  # a level never seen, a difference to or from a missing value
     return _limited(inputs)
 

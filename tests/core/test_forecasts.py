@@ -1,0 +1,214 @@
+"""What is served and how it is scored: against brute force over the outcomes, and on processes that are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bptt_core import Events, Fold, LearnerConfig, Outcomes, SessionConfig, select_backend
+
+SECOND = 1_000_000_000
+
+
+def last_seen(values: np.ndarray) -> np.ndarray:
+    """[n]: the last value that is not NaN, at every step."""
+    seen = [float("nan")]
+    for value in values:
+        seen.append(seen[-1] if np.isnan(value) else value)
+    return np.array(seen[1:])
+
+
+def seasonal_naive(values: np.ndarray, step: int, horizon: int, season: int) -> float:
+    """x[t + h − P⌈h/P⌉], else seasons before it, else the last observed value."""
+    index = step + horizon - season * -(-horizon // season)
+    while index >= 0:
+        if not np.isnan(values[index]):
+            return values[index]
+        index -= season
+    return last_seen(values[: step + 1])[-1]
+
+
+def expected_scores(values: np.ndarray, mean: np.ndarray, horizon: int, season: int) -> dict[str, float]:
+    """Means over the pairs of one target and one horizon; `mean` [n] are the served forecasts, NaN where none was."""
+    naive, errors = last_seen(values), []
+    for step in range(len(values) - horizon):
+        truth = values[step + horizon]
+        if not np.isnan(truth) and not np.isnan(mean[step]):
+            seasonal = seasonal_naive(values, step, horizon, season)
+            errors.append([truth - mean[step], truth - naive[step], truth - seasonal])
+    table = np.array(errors)
+    (mse, persistence_mse, seasonal_mse), (mae, persistence_mae, seasonal_mae) = (table**2).mean(0), abs(table).mean(0)
+    return {
+        "count": len(table), "mse": mse, "mae": mae, "persistence_mse": persistence_mse,
+        "persistence_mae": persistence_mae, "seasonal_mse": seasonal_mse, "seasonal_mae": seasonal_mae,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("horizon", "season"), [(1, 4), (3, 7), (7, 3)])
+@pytest.mark.parametrize("anchor", ["last_value", "none"])
+def test_scores_are_those_of_the_served_forecasts(
+    horizon: int, season: int, anchor: str, fold: Fold, make_config: Any, random_walks: Any, run: Any
+) -> None:
+    config = make_config(3, targets=("f2", "f0"), horizon=horizon, seasons=(season,), anchor=anchor, learning_rate=0.02)
+    slot = fold.create(config)
+    values = random_walks(150, 3, seed=horizon, missing=0.25)
+    values[:5, 2] = np.nan
+    outcomes = run(fold, slot, values, batch=37)
+    scores = fold.status(slot).scores
+    assert scores is not None
+    for h in range(horizon):
+        for o, feature in enumerate((2, 0)):
+            expected = expected_scores(values[:, feature], outcomes.mean[:, h, o], h + 1, season)
+            for name, value in expected.items():
+                np.testing.assert_allclose(getattr(scores, name)[h, o], value, rtol=1e-9, err_msg=name)
+            truth = values[h + 1 :, feature]
+            lower, upper = outcomes.lower[: -h - 1, h, o], outcomes.upper[: -h - 1, h, o]
+            here = ~np.isnan(truth) & ~np.isnan(lower)
+            inside = (lower <= truth) & (truth <= upper)
+            np.testing.assert_allclose(scores.coverage[h, o], inside[here].mean(), rtol=1e-9)
+            np.testing.assert_allclose(scores.width[h, o], (upper - lower)[here].mean(), rtol=1e-9)
+
+
+def test_seasons_follow_time_over_gaps_and_jumps(fold: Fold, make_config: Any) -> None:
+    """A periodic signal: the seasonal naive is exact again at once after a gap or a jump, whatever their length."""
+    season = 6
+    index = np.concatenate([np.arange(30), np.arange(34, 60), np.arange(60 + 997, 60 + 997 + 40)])
+    values = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 9.0])[index % season][:, None]
+    slot = fold.create(make_config(horizon=2, seasons=(season,), window=8, period_ns=SECOND))
+    fold.step([(slot, Events(values[:6], SECOND * index[:6]))])
+    before = fold.status(slot).scores
+    fold.step([(slot, Events(values[6:], SECOND * index[6:]))])
+    after = fold.status(slot).scores
+    assert before is not None
+    assert after is not None
+    assert before.seasonal_mse is not None
+    assert after.seasonal_mse is not None
+    assert before.seasonal_mae is not None
+    assert after.seasonal_mae is not None
+    # One step ahead, pairs made within the first season had only the last value; no error was added since.
+    one, two = (s.seasonal_mae * s.count for s in (before, after))
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-9)
+    assert (after.count > before.count + 60).all()
+    assert after.persistence_mse.min() > 1
+
+
+def test_a_new_session_forecasts_the_anchor_until_its_first_update(fold: Fold, make_config: Any) -> None:
+    values = np.array([[np.nan, 1.0], [2.0, 3.0], [np.nan, 5.0], [7.0, np.nan], [1.0, 2.0]])
+    slot = fold.create(make_config(2, horizon=3, learning_rate=0.1), learning=False)
+    (outcomes,) = fold.step([(slot, Events(values))])
+    anchors = np.stack([last_seen(values[:, 0]), last_seen(values[:, 1])], axis=1)
+    assert outcomes.mean.tobytes() == np.repeat(anchors[:, None], 3, axis=1).tobytes()
+    assert np.isnan(outcomes.mean[0, :, 0]).all()
+    fold.configure(slot, learning=True)
+    (outcomes,) = fold.step([(slot, Events(np.array([[4.0, 4.0]])))])
+    assert outcomes.update_result.tolist() == [2]
+    assert (outcomes.mean != 4.0).any()
+
+
+def test_forecasts_stay_near_their_anchor(fold: Fold, make_config: Any, random_walks: Any, run: Any) -> None:
+    """A learner driven wild by its step size cannot forecast further than four residual scales away."""
+    slot = fold.create(make_config(horizon=2, learning_rate=10.0, optimizer="sgd", clip_norm=1e6))
+    values = random_walks(300)
+    outcomes = run(fold, slot, values)
+    distance = abs(outcomes.mean - values[:, :, None])
+    assert np.isfinite(outcomes.mean).all()
+    residuals = [np.sqrt(((values[h:] - values[:-h]) ** 2).mean()) for h in (1, 2)]
+    for h, residual in enumerate(residuals):
+        assert 3 * residual < distance[50:, h].max() < 6 * residual, "the clamp is what holds it"
+
+
+def gaussian_walk(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.standard_normal(n).cumsum()
+
+
+def stationary(rng: np.random.Generator, n: int) -> np.ndarray:
+    noise, values = rng.standard_normal(n), np.zeros(n)
+    for k in range(1, n):
+        values[k] = 0.7 * values[k - 1] + noise[k]
+    return values
+
+
+@pytest.mark.parametrize("process", [gaussian_walk, stationary])
+@pytest.mark.parametrize("coverage", [0.5, 0.9])
+def test_intervals_cover_as_requested(process: Any, coverage: float, fold: Fold, make_config: Any, run: Any) -> None:
+    config = make_config(4, horizon=3, coverage=coverage, window=8, stride=4)
+    slot, rng = fold.create(config), np.random.default_rng(8)
+    values = np.stack([process(rng, 3000) for _ in range(4)], axis=1)
+    outcomes = run(fold, slot, values, batch=500)
+    scores = fold.status(slot).scores
+    assert scores is not None
+    assert abs(scores.coverage - coverage).max() < 0.03
+    for h in range(3):
+        truth, lower, upper = values[h + 1 :], outcomes.lower[: -h - 1, h], outcomes.upper[: -h - 1, h]
+        for side in (truth[500:] < lower[500:], truth[500:] > upper[500:]):
+            assert abs(side.mean() - (1 - coverage) / 2) < 0.03, "both sides alike"
+
+
+def test_intervals_are_not_served_in_warm_up(fold: Fold, make_config: Any, random_walks: Any, run: Any) -> None:
+    slot = fold.create(make_config(horizon=2))
+    outcomes = run(fold, slot, random_walks(60))
+    for name in ("lower", "upper"):
+        warm = np.isnan(getattr(outcomes, name)[:, :, 0])
+        # The first forecasts settle one and two events after the second event, the first to know a scale.
+        assert warm[:, 0].sum() in {33, 34}
+        assert warm[:, 1].sum() in {34, 35, 36}
+        assert (np.diff(warm.astype(int), axis=0) <= 0).all(), "and are served for ever after"
+    here = ~np.isnan(outcomes.lower)
+    assert (outcomes.lower[here] <= outcomes.mean[here]).all()
+    assert (outcomes.mean[here] <= outcomes.upper[here]).all()
+
+
+def test_the_anomaly_score(fold: Fold, make_config: Any, random_walks: Any, run: Any) -> None:
+    slot = fold.create(make_config(2, stride=2))
+    values = random_walks(1200, 2, seed=11)
+    values[700, 1] += 12
+    values[800] = np.nan
+    score = run(fold, slot, values).anomaly_score
+    assert (score[:32] == 0).all()
+    assert (score[40:] >= 0).all()
+    assert score[700] > 1
+    assert score[800] == 0
+    usual = np.delete(score, [700, 701])
+    assert (usual > 1).mean() < 0.005
+    assert 0.1 < np.median(usual[100:]) < 0.5
+
+
+def test_outcomes_are_numbered(fold: Fold, make_config: Any, random_walks: Any) -> None:
+    slot = fold.create(make_config())
+    assert fold.latest(slot) is None
+    numbers = []
+    for n in (1, 5, 2):
+        (outcomes,) = fold.step([(slot, Events(random_walks(n)))])
+        assert isinstance(outcomes, Outcomes)
+        numbers.append((outcomes.first_sequence, outcomes.last_sequence, len(outcomes)))
+    assert numbers == [(1, 1, 1), (2, 6, 5), (7, 8, 2)]
+
+
+def test_counters_add_up(fold: Fold, make_config: Any, random_walks: Any, run: Any) -> None:
+    slot = fold.create(make_config(stride=3, clip_norm=0.05))
+    outcomes = run(fold, slot, random_walks(100, missing=0.3))
+    status = fold.status(slot)
+    results = np.bincount(outcomes.update_result, minlength=6)
+    assert [status.applied, status.no_target, status.non_finite, status.learning_off] == results[2:].tolist()
+    assert results[1:].sum() == 100
+    assert status.applied + status.no_target == 33
+    applied = outcomes.update_result == 2
+    assert (np.isnan(outcomes.loss) == ~applied).all()
+    assert (np.isnan(outcomes.gradient_norm) == ~applied).all()
+    assert status.clipped == (outcomes.clip_scale < 1).sum() > 0
+    clipped = outcomes.clip_scale < 1
+    norm, scale = outcomes.gradient_norm[clipped].astype(float), outcomes.clip_scale[clipped]
+    np.testing.assert_allclose(scale, 0.05 / (norm + 1e-6), rtol=1e-5)
+
+
+@pytest.mark.parametrize("anchor", ["last_value", "none"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_non_finite_output_is_replaced_by_persistence(anchor: str, broken: float) -> None:
+    fold = Fold(select_backend("numpy"))
+    slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(anchor=anchor, hidden=4)), learning=False)
+    fold.step([(slot, Events(np.random.default_rng(0).standard_normal((20, 1))))])
+    fold._set(slot, "params", np.full_like(fold._get(slot, "params"), broken))
+    outcomes = fold.step([(slot, Events(np.array([[7.0], [np.nan]])))])[0]
+    assert outcomes.mean.ravel().tolist() == [7.0, 7.0]

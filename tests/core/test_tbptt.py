@@ -1,0 +1,362 @@
+"""Truncation does what it says: against a slow oracle that shares no code with the core, and as exact statements.
+
+The oracle keeps the whole stream, unrolls one step at a time and takes its gradients by complex steps, so it has no
+backward at all. With k2 ≥ the stream it is full backpropagation through time; with less, the carry that enters the
+window is a constant to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bptt_core import UpdateResult, tbptt
+from bptt_core.cells import CELLS
+from bptt_core.optimizers import OPTIMIZERS
+from bptt_core.slab import Rows, Slab
+
+D, H = 2, 3
+RATE, CLIP = 0.02, 0.3
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+def unpack(cell: str, row: np.ndarray, outputs: int) -> list[np.ndarray]:
+    """Weights in the documented order: wx, wh, b, (bh), wo, bo."""
+    gates = {"tanh": 1, "gru": 3, "lstm": 4}[cell]
+    shapes = [(D, gates * H), (H, gates * H), (gates * H,)] + [(H,)] * (cell == "gru") + [(H, outputs), (outputs,)]
+    weights, start = [], 0
+    for shape in shapes:
+        size = int(np.prod(shape))
+        weights.append(row[start : start + size].reshape(shape))
+        start += size
+    assert start == len(row)
+    return weights
+
+
+def next_carry(cell: str, weights: list[np.ndarray], x: np.ndarray, carry: np.ndarray) -> np.ndarray:
+    """One step of the textbook equations, gate by gate; `carry` is [1, H], for LSTM [2, H]."""
+    wx, wh, b = weights[:3]
+    h = carry[0]
+    part = [slice(k * H, (k + 1) * H) for k in range(4)]
+    if cell == "tanh":
+        return np.tanh(x @ wx + b + h @ wh)[None]
+    if cell == "gru":
+        bh = weights[3]
+        r, z = (sigmoid(x @ wx[:, p] + b[p] + h @ wh[:, p]) for p in part[:2])
+        n = np.tanh(x @ wx[:, part[2]] + b[part[2]] + r * (h @ wh[:, part[2]] + bh))
+        return ((1 - z) * n + z * h)[None]
+    i, f, g, o = (x @ wx[:, p] + b[p] + h @ wh[:, p] for p in part)
+    c = sigmoid(f) * carry[1] + sigmoid(i) * np.tanh(g)
+    return np.stack([sigmoid(o) * np.tanh(c), c])
+
+
+class Oracle:
+    """One learner, event by event, with squared error."""
+
+    def __init__(self, shape: tbptt.LearnerShape, params: np.ndarray) -> None:
+        self.shape, self.params = shape, params
+        self.carry = self.boundary = np.zeros((2 if shape.cell == "lstm" else 1, H))
+        self.xs: list[np.ndarray] = []
+        self.pairs: dict[tuple[int, int], np.ndarray] = {}  # (step, horizon) → target of every output
+        self.start = self.since = self.updates = 0
+        self.m = self.v = np.zeros_like(params)
+
+    def step(self, x: np.ndarray, arrived: np.ndarray) -> np.ndarray:
+        """Returns the outputs [K] after this event; `arrived` is [horizon, targets]."""
+        shape, now = self.shape, len(self.xs)
+        self.xs.append(x)
+        for h in range(1, shape.horizon + 1):
+            self.pairs[now - h, h] = arrived[h - 1]
+        if now - self.start == shape.window + 1:
+            self.boundary = self.forward(self.params, self.start + 1)[-1]
+            self.start += 1
+        self.since += 1
+        if self.since < shape.stride:
+            self.carry = next_carry(shape.cell, self.weights(self.params), x, self.carry)
+        else:
+            self.since = 0
+            self.update(now)
+        *_, wo, bo = self.weights(self.params)
+        return self.carry[0] @ wo + bo
+
+    def weights(self, params: np.ndarray) -> list[np.ndarray]:
+        return unpack(self.shape.cell, params, self.shape.outputs)
+
+    def forward(self, params: np.ndarray, stop: int) -> list[np.ndarray]:
+        """The carries after rows start … stop − 1, beginning with the one before them."""
+        carries, weights = [self.boundary], self.weights(params)
+        for x in self.xs[self.start : stop]:
+            carries.append(next_carry(self.shape.cell, weights, x, carries[-1]))
+        return carries
+
+    def loss(self, params: np.ndarray, now: int) -> Any:
+        """Mean over the pairs that arrived in the last L events and whose step is in the window; None without any."""
+        shape, carries = self.shape, self.forward(params, now + 1)
+        *_, wo, bo = self.weights(params)
+        errors = []
+        for (s, h), target in self.pairs.items():
+            if s >= self.start and now - shape.loss_span < s + h <= now:
+                y = (carries[s - self.start + 1][0] @ wo + bo).reshape(shape.horizon, shape.targets)[h - 1]
+                errors += [e * e for e in y - target if not np.isnan(e)]
+        return sum(errors) / len(errors) if errors else None
+
+    def update(self, now: int) -> None:
+        if self.loss(self.params, now) is None:
+            self.carry = next_carry(self.shape.cell, self.weights(self.params), self.xs[-1], self.carry)
+            return
+        gradient, tiny = np.zeros_like(self.params), 1e-30
+        for k in range(len(self.params)):
+            moved = self.params.astype(complex)
+            moved[k] += tiny * 1j
+            gradient[k] = self.loss(moved, now).imag / tiny
+        carries = self.forward(self.params, now + 1)
+        norm = np.sqrt((gradient**2).sum())
+        gradient *= min(1, CLIP / (norm + 1e-6))
+        self.updates += 1
+        if self.shape.optimizer == "sgd":
+            self.params = self.params - RATE * gradient
+        else:
+            self.m = 0.9 * self.m + 0.1 * gradient
+            self.v = 0.999 * self.v + 0.001 * gradient**2
+            m, v = self.m / (1 - 0.9**self.updates), self.v / (1 - 0.999**self.updates)
+            self.params = self.params - RATE * m / (np.sqrt(v) + 1e-8)
+        self.carry = carries[-1]
+        oldest = max(self.start, now + self.shape.stride - self.shape.window)  # of the next update's window
+        self.boundary = carries[oldest - self.start]
+        self.start = oldest
+
+
+def learners(shape: tbptt.LearnerShape, params: np.ndarray, dtype: type = np.float64) -> tuple[Rows, Rows]:
+    """Fresh rows (device, host) of `len(params)` learners."""
+    slabs = Slab(np, tbptt.device_fields(shape, dtype)), Slab(np, tbptt.host_fields())
+    slots = [[slab.allocate() for _ in params] for slab in slabs]
+    device, host = (slab.take(np.array(index)) for slab, index in zip(slabs, slots, strict=True))
+    device["params"][...] = params
+    host["learning_rate"][...], host["clip_norm"][...], host["huber_delta"][...] = RATE, CLIP, 1
+    return device, host
+
+
+def learner_shape(**given: Any) -> tbptt.LearnerShape:
+    defaults: dict[str, Any] = {
+        "cell": "tanh", "inputs": D, "hidden": H, "horizon": 1, "targets": 1, "window": 5, "stride": 1,
+        "loss_span": 1, "loss": "squared", "optimizer": "adam",
+    }  # fmt: skip
+    return tbptt.LearnerShape(**defaults | given)
+
+
+def stream(shape: tbptt.LearnerShape, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs [n, D] and arriving targets [n, horizon, targets], a fifth of them missing, none before its step."""
+    rng = np.random.default_rng(seed)
+    xs = rng.standard_normal((n, D))
+    arrived = rng.standard_normal((n, shape.horizon, shape.targets))
+    arrived[rng.random(arrived.shape) < 0.2] = np.nan
+    for h in range(shape.horizon):
+        arrived[: h + 1, h] = np.nan
+    return xs, arrived
+
+
+def first_params(shape: tbptt.LearnerShape, count: int = 1, seed: int = 3) -> np.ndarray:
+    return 0.5 * np.random.default_rng(seed).standard_normal((count, shape.layout.size))
+
+
+def take_step(shape: tbptt.LearnerShape, device: Rows, host: Rows, x: Any, arrived: Any, event: bool = True) -> Any:
+    """The same event for every learner."""
+    many = len(host["length"])
+    dtype = device["params"].dtype
+    xs, targets = np.repeat(x[None].astype(dtype), many, 0), np.repeat(arrived.reshape(1, -1).astype(dtype), many, 0)
+    return tbptt.step(np, shape, device, host, xs, targets, np.full(many, event))
+
+
+FULL = {"window": 14, "loss_span": 14}  # as long as the streams below
+CASES = [
+    *({"cell": cell, "optimizer": optimizer, **FULL} for cell in CELLS for optimizer in ("adam", "sgd")),
+    *({"cell": cell, **FULL, "stride": 3, "horizon": 2, "targets": 2} for cell in CELLS),
+    *({"cell": cell, "window": 4, "loss_span": 2, "horizon": 3} for cell in CELLS),
+    {"cell": "lstm", "window": 5, "stride": 3, "loss_span": 4, "targets": 2},
+    {"cell": "gru", "window": 4, "stride": 4, "loss_span": 4, "horizon": 2},
+    {"cell": "tanh", "window": 2, "stride": 2, "loss_span": 2},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
+def test_every_update_is_the_oracles(case: dict[str, Any]) -> None:
+    shape = learner_shape(**case)
+    params = first_params(shape)
+    device, host = learners(shape, params)
+    oracle = Oracle(shape, params[0])
+    clipped = 0
+    for x, arrived in zip(*stream(shape, 14, seed=4), strict=True):
+        ys, report = take_step(shape, device, host, x, arrived)
+        expected = oracle.step(x, arrived)
+        np.testing.assert_allclose(ys[0], expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(device["params"][0], oracle.params, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(device["carry"][0], oracle.carry, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(device["boundary"][0], oracle.boundary, rtol=1e-9, atol=1e-12)
+        clipped += int((report.clip_scale < 1).sum())
+    assert oracle.updates == host["optimizer_steps"][0] >= 3
+    assert clipped > 0
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("stride", "span", "horizon"), [(1, 1, 1), (1, 5, 2), (3, 4, 2)])
+def test_nothing_older_than_the_window_is_in_an_update(cell: str, stride: int, span: int, horizon: int) -> None:
+    shape = learner_shape(cell=cell, stride=stride, loss_span=span, horizon=horizon, optimizer="sgd")
+    xs, arrived = stream(shape, 30, seed=5)
+    other_xs, other_arrived = stream(shape, 30, seed=6)
+    newest = 24 - 1  # the event at which learning begins; its window holds k2 + 1 rows
+    arrived[newest] = 1
+    recent = slice(newest - shape.window, None)
+    other_xs[recent], other_arrived[recent] = xs[recent], arrived[recent]
+    ends = []
+    for hold_boundary in (False, True):
+        states = [learners(shape, first_params(shape), np.float32) for _ in range(2)]
+        for _, host in states:
+            host["learning"][...] = 0
+        for k in range(newest):
+            take_step(shape, *states[0], xs[k], arrived[k])
+            take_step(shape, *states[1], other_xs[k], other_arrived[k])
+        for device, host in states:
+            host["learning"][...] = 1
+            host["since_update"][...] = stride - 1
+            if hold_boundary:
+                device["boundary"][...] = 0.25
+                device["inputs"][:, 0] = 0  # the row that this event evicts
+        reports = [take_step(shape, *state, xs[newest], arrived[newest])[1] for state in states]
+        assert [report.result[0] for report in reports] == [UpdateResult.APPLIED] * 2
+        ends.append([device["params"].tobytes() for device, _ in states])
+    assert ends[0][0] != ends[0][1], "the past reaches an update through the carry alone"
+    assert ends[1][0] == ends[1][1]
+
+
+def test_a_loss_reaches_back_k2_steps_and_no_further() -> None:
+    shape = learner_shape(window=6, loss_span=6)
+    device, _ = learners(shape, first_params(shape))
+    rng = np.random.default_rng(7)
+    length = shape.window + 1
+    device["inputs"][...] = rng.standard_normal(device["inputs"].shape)
+    device["targets"][...] = np.nan
+    for row in range(shape.window):
+        device["targets"][0, row] = 1.0
+        active = tbptt.active_pairs(np, shape, device["targets"], length)
+        found = tbptt.window_gradient(np, shape, device, length, active, np.ones((1, 1)), inputs=True)
+        assert found.dxs is not None
+        assert len(found.dxs) == shape.window
+        reached = (found.dxs[:, 0] != 0).any(axis=1)
+        assert reached.tolist() == [k <= row for k in range(shape.window)]  # the newest pair: all k2 steps
+        device["targets"][0, row] = np.nan
+
+
+@pytest.mark.parametrize(("span", "horizon"), [(1, 1), (1, 3), (4, 1), (4, 3), (8, 3)])
+@pytest.mark.parametrize("length", [2, 5, 9])
+def test_the_loss_span_selects_the_pairs_that_arrived_in_the_last_events(span: int, horizon: int, length: int) -> None:
+    shape = learner_shape(window=8, horizon=horizon, loss_span=span, targets=2)
+    targets = np.ones((1, shape.window + 1, horizon, 2))
+    targets[0, ::2, :, 1] = np.nan
+    rows = tbptt.active_rows(shape, length)
+    active = np.zeros((shape.window + 1, horizon, 2), bool)
+    active[rows] = tbptt.active_pairs(np, shape, targets.reshape(1, -1, horizon * 2), length).reshape(-1, horizon, 2)
+    for (row, h, o), found in np.ndenumerate(active):
+        arrived_at = row + h + 1
+        expected = length - span <= arrived_at <= length - 1 and not (o == 1 and row % 2 == 0)
+        assert found == expected, (row, h, o)
+
+
+def test_an_update_happens_every_k1_events_and_never_after_a_filled_step() -> None:
+    shape = learner_shape(stride=3, loss_span=3)
+    device, host = learners(shape, first_params(shape))
+    results, events = [], [True] * 7 + [False] * 4 + [True] * 7
+    for k, event in enumerate(events):
+        arrived = np.full((1, 1), 0.5 if k else np.nan)
+        results.append(int(take_step(shape, device, host, np.ones(D), arrived, event)[1].result[0]))
+    counted = [result for result, event in zip(results, events, strict=True) if event]
+    due = [UpdateResult.APPLIED if k % 3 == 2 else UpdateResult.NOT_DUE for k in range(14)]
+    assert counted == due
+    assert set(results[7:11]) == {UpdateResult.NOT_DUE}
+
+
+def kept(device: Rows, host: Rows) -> list[bytes]:
+    names = [name for name in device if name == "params" or name.startswith("moment")]
+    return [device[name].tobytes() for name in names] + [host["optimizer_steps"].tobytes()]
+
+
+def test_without_a_target_or_with_learning_off_nothing_is_learned() -> None:
+    shape = learner_shape(cell="lstm")
+    device, host = learners(shape, first_params(shape))
+    for _ in range(8):
+        take_step(shape, device, host, np.ones(D), np.ones((1, 1)))
+    before = kept(device, host)
+    _, report = take_step(shape, device, host, np.ones(D), np.full((1, 1), np.nan))
+    assert report.result[0] == UpdateResult.NO_TARGET
+    assert np.isnan([report.loss[0], report.gradient_norm[0], report.clip_scale[0]]).all()
+    host["learning"][...] = 0
+    _, report = take_step(shape, device, host, np.ones(D), np.ones((1, 1)))
+    assert report.result[0] == UpdateResult.LEARNING_OFF
+    assert kept(device, host) == before
+    host["learning"][...] = 1
+    take_step(shape, device, host, np.ones(D), np.ones((1, 1)))
+    assert kept(device, host) != before
+
+
+def test_a_non_finite_update_changes_nothing_but_its_report_and_no_neighbour() -> None:
+    shape = learner_shape(cell="gru", loss_span=2)
+    params = first_params(shape, 3)
+    device, host = learners(shape, params, np.float32)
+    alone, alone_host = learners(shape, params[2:], np.float32)
+    xs, arrived = stream(shape, 12, seed=8)
+    for k in range(9):
+        take_step(shape, device, host, xs[k], arrived[k])
+        take_step(shape, alone, alone_host, xs[k], arrived[k])
+    device["params"][1, -1] = 1e30  # its square is no float32
+    before = device["params"][1].tobytes(), device["moment0"][1].tobytes(), int(host["optimizer_steps"][1])
+    with np.errstate(over="ignore"):
+        ys, report = take_step(shape, device, host, xs[9], np.ones((1, 1)))
+    ys_alone, _ = take_step(shape, alone, alone_host, xs[9], np.ones((1, 1)))
+    assert report.result.tolist() == [UpdateResult.APPLIED, UpdateResult.NON_FINITE, UpdateResult.APPLIED]
+    assert np.isnan(report.loss[1])
+    assert before == (device["params"][1].tobytes(), device["moment0"][1].tobytes(), int(host["optimizer_steps"][1]))
+    assert device["params"][2].tobytes() == alone["params"][0].tobytes()
+    assert ys[2].tobytes() == ys_alone[0].tobytes()
+
+
+def test_a_non_finite_carry_becomes_zero_and_is_counted() -> None:
+    shape = learner_shape(cell="lstm", stride=3, loss_span=3)
+    device, host = learners(shape, first_params(shape, 2))
+    host["learning"][...] = 0
+    device["carry"][0] = np.inf
+    with np.errstate(invalid="ignore"):
+        take_step(shape, device, host, np.ones(D), np.ones((1, 1)))
+    assert host["carry_resets"].tolist() == [1, 0]
+    assert (device["carry"][0] == 0).all()
+    assert (device["carry"][1] != 0).any()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_after_a_jump_a_learner_starts_again_with_what_it_knows(cell: str) -> None:
+    shape = learner_shape(cell=cell, loss_span=5, optimizer="sgd")
+    device, host = learners(shape, first_params(shape, 2))
+    xs, arrived = stream(shape, 20, seed=9)
+    for k in range(9):
+        take_step(shape, device, host, xs[k], arrived[k])
+    learned = device["params"].copy()
+    tbptt.clear(np, device, host, np.array([True, False]))
+    assert host["length"].tolist() == [0, 5]
+    new_device, new_host = learners(shape, learned)
+    for k in range(9, 20):
+        nothing_waits = arrived[k] if k > 9 else np.full_like(arrived[k], np.nan)
+        ys, _ = take_step(shape, device, host, xs[k], nothing_waits)
+        new_ys, _ = take_step(shape, new_device, new_host, xs[k], nothing_waits)
+        assert ys[0].tobytes() == new_ys[0].tobytes()
+        assert ys[1].tobytes() != new_ys[1].tobytes()
+
+
+def test_moments_that_have_all_but_vanished_become_zero() -> None:
+    params, rate, steps = np.zeros((1, 3), np.float32), np.array([0.1]), np.array([7])
+    moments = [np.array([[1e-38, -1e-38, 1e-20]], np.float32), np.array([[1e-38, 1.0, 1e-38]], np.float32)]
+    OPTIMIZERS["adam"](np, params, np.zeros_like(params), moments, rate, steps)
+    assert (moments[0] == 0).tolist() == [[True, True, False]]
+    assert (moments[1] == 0).tolist() == [[True, False, True]]
