@@ -1,0 +1,267 @@
+"""The face for asyncio: `AsyncClient` and its handle. Decides nothing: `calls.py` and `feed.py` do; `client.py` is
+its twin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from bptt.v1 import forecast_pb2_grpc, session_pb2_grpc
+from bptt_client import answers, calls
+from bptt_client.aio_stream import AsyncStream
+from bptt_client.answers import Known
+from bptt_client.feed import Feed, Resume
+from bptt_client.replies import BatchResult, Forecast, Reply, Session, Summary
+from bptt_client.rows import Row, Time
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A connection to one server; for one event loop. Close it, or use it in an `async with`.
+
+    `target` is "host:port"; without `credentials` the connection is not encrypted. A call waits at most `timeout_s`;
+    `resume` says how streams come back.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = calls.DEFAULT_TIMEOUT_S,
+        resume: Resume | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=calls.CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, options=calls.CHANNEL_OPTIONS)
+        sessions = session_pb2_grpc.SessionServiceStub(self._channel)
+        forecasts = forecast_pb2_grpc.ForecastServiceStub(self._channel)
+        self._methods: dict[str, Any] = {**vars(sessions), **vars(forecasts)}
+        self._timeout_s, self._resume = timeout_s, resume or Resume()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls still running fail."""
+        await self._channel.close()
+
+    async def create_session(
+        self,
+        session_id: str,
+        *,
+        features: Sequence[str],
+        targets: Sequence[str] | None = None,
+        horizon: int | None = None,
+        seasons: Sequence[int] | None = None,
+        period_ns: int | None = None,
+        coverage: float | None = None,
+        learner: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        learning: bool | None = None,
+        credit_events: int | None = None,
+    ) -> AsyncSessionHandle:
+        """Makes a session, or finds the one made by the same call. None is the server's default for every field.
+
+        `learner` is a mapping, e.g. {"cell": "gru", "hidden": 16}. Raises SessionExists if the id is taken by another
+        configuration, InvalidRequest for a value out of range.
+        """
+        configuration = calls.configuration(features, targets, horizon, seasons, period_ns, coverage, learner)
+        call = calls.create_session(session_id, configuration, tags, learning, credit_events)
+        return self._handle(await self._run(call))
+
+    async def session(self, session_id: str) -> AsyncSessionHandle:
+        """A handle on a session that exists. Raises SessionNotFound."""
+        return self._handle(await self.get_session(session_id))
+
+    async def get_session(self, session_id: str) -> Session:
+        """The session with its counters and scores. Raises SessionNotFound."""
+        return await self._run(calls.get_session(session_id))
+
+    async def list_sessions(self, *, tags: Mapping[str, str] | None = None) -> AsyncIterator[Session]:
+        """Sessions in order of id, without scores; only those that have all these tags. Pages are fetched as needed."""
+        token: str | None = ""
+        while token is not None:
+            page, following = await self._run(calls.list_sessions(tags, token))
+            for session in page:
+                yield session
+            token = following or None
+
+    async def update_session(self, session_id: str, *, session_uid: str = "", **changes: Any) -> Session:
+        """Changes learning, learning_rate, tags or credit_events; None returns one to its default."""
+        return await self._run(calls.update_session(session_id, session_uid, changes))
+
+    async def delete_session(self, session_id: str, *, session_uid: str = "") -> None:
+        """Removes a session and what is stored of it. Raises SessionNotFound."""
+        await self._run(calls.delete_session(session_id, session_uid))
+
+    def _handle(self, session: Session) -> AsyncSessionHandle:
+        return AsyncSessionHandle(self, Known.of(session))
+
+    async def _run(self, call: calls.Call[T], known: Known | None = None) -> T:
+        try:
+            answer = await self._methods[call.method](call.request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise answers.failure(error, known) from error
+        return call.decode(answer)
+
+
+class AsyncSessionHandle:
+    """One session as its writer sees it: events are numbered from `last_sequence`, and only one writer is meant."""
+
+    def __init__(self, client: AsyncClient, known: Known) -> None:
+        self._client, self._known = client, known
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def session_id(self) -> str:
+        """Id of the session."""
+        return self._known.session_id
+
+    @property
+    def uid(self) -> str:
+        """Incarnation of the session this handle is bound to."""
+        return self._known.uid
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the values of an event, in order."""
+        return self._known.features
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the forecast features, in the order of every reply."""
+        return self._known.targets
+
+    @property
+    def horizon(self) -> int:
+        """How many events ahead a forecast reaches."""
+        return self._known.horizon
+
+    @property
+    def last_sequence(self) -> int:
+        """Sequence of the last event acknowledged to this handle."""
+        return self._known.last_sequence
+
+    async def refresh(self) -> Session:
+        """The session as it is now; the handle adopts its uid and last sequence."""
+        session = await self._client.get_session(self.session_id)
+        self._known = Known.of(session)
+        return session
+
+    async def learn_one(self, row: Row, *, timestamp: Time | None = None) -> Reply:
+        """Sends one event and waits for its reply. After a timeout, repeating the same row is safe."""
+        async with self._one_at_a_time:
+            return await self._client._run(calls.learn_one(self._known, row, timestamp), self._known)
+
+    async def learn_many(
+        self,
+        rows: Iterable[Row] | AsyncIterable[Row],
+        *,
+        timestamps: Iterable[Time] | None = None,
+        start: int = 0,
+        batch: int = calls.DEFAULT_BATCH,
+        reply: calls.ReplyMode = "last",
+        on_reply: Callable[[Reply], object] | None = None,
+        on_batch: Callable[[BatchResult], object] | None = None,
+        in_flight: int | None = None,
+    ) -> Summary:
+        """Streams rows in batches until all are acknowledged, resuming by itself; the first `start` are left out.
+
+        `reply` says which events are answered: every one, the last of each batch, or none; `on_reply` gets those
+        replies, `on_batch` whole batches. At most `in_flight` events are unacknowledged at a time (None: the
+        server's credit).
+        """
+        tally = calls.Tally(self.last_sequence, on_reply, on_batch)
+        async with self._stream(reply, batch, False, in_flight) as stream:
+            async for row, timestamp in calls.paired_async(rows, timestamps, start):
+                await stream.send(row, timestamp)
+                tally.add(stream.results())
+            await stream.flush()
+        tally.add(stream.results())
+        return tally.summary(self.last_sequence, stream.reconnects)
+
+    def stream(self, *, reply: calls.ReplyMode = "every", batch: int = calls.DEFAULT_BATCH) -> AsyncStream:
+        """A live feed, to be used in an `async with`: an event leaves at once while nothing is in flight, else in
+        batches.
+        """
+        return self._stream(reply, batch, True, None)
+
+    async def forecast(self, horizon: int | None = None) -> Forecast:
+        """The forecast after the last acknowledged event. Changes nothing. Raises NoEvents before the first."""
+        return await self._client._run(calls.forecast(self._known, horizon))
+
+    def watch(self) -> AsyncWatch:
+        """Outcomes as they are acknowledged, whoever sends the events. Iterate; close it, or use it in an `async
+        with`.
+        """
+        return AsyncWatch(self._client._methods["Watch"](calls.watch(self._known)), self._known)
+
+    async def update(self, **changes: Any) -> Session:
+        """Changes learning, learning_rate, tags or credit_events of this incarnation; None returns one to its
+        default.
+        """
+        return await self._client.update_session(self.session_id, session_uid=self.uid, **changes)
+
+    async def delete(self) -> None:
+        """Removes this incarnation of the session."""
+        await self._client.delete_session(self.session_id, session_uid=self.uid)
+
+    def _stream(self, reply: calls.ReplyMode, batch: int, live: bool, in_flight: int | None) -> AsyncStream:
+        feed = Feed(self._known, reply, batch, live, in_flight, self._client._resume)
+        return AsyncStream(self._client._methods["Stream"], feed)
+
+
+class AsyncWatch:
+    """Replies of a session as they are acknowledged. `session` is its state at the start, `dropped_events` how many
+    outcomes the server dropped because this reader was too slow.
+    """
+
+    def __init__(self, call: Any, known: Known) -> None:
+        self._call, self._reading = call, calls.WatchReading(known)
+        self._closed = False
+
+    async def __aenter__(self) -> AsyncWatch:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def session(self) -> Session | None:
+        """The session at the start of the watch; None until the first message."""
+        return self._reading.session
+
+    @property
+    def dropped_events(self) -> int:
+        """Outcomes the server dropped so far because this reader was too slow."""
+        return self._reading.dropped_events
+
+    async def __aiter__(self) -> AsyncIterator[Reply]:
+        try:
+            async for message in self._call:
+                for reply in self._reading.read(message):
+                    yield reply
+        except grpc.RpcError as error:
+            if not self._closed:
+                raise answers.failure(error) from error
+
+    async def close(self) -> None:
+        """Ends the watch."""
+        self._closed = True
+        self._call.cancel()

@@ -1,0 +1,172 @@
+"""What can be asked of `bptt`, and what becomes of what goes wrong. The commands themselves are modules beside this
+one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bptt_client import calls, errors
+from bptt_client.cli import demo, replay, sessions
+from bptt_client.cli.problems import Problem
+
+DEFAULT_SERVER = "localhost:50051"
+
+_SETTINGS = (
+    "Settings for --set are the fields of the session and its learner by name, e.g. --set hidden=64 --set cell=gru "
+    "--set seasons=24 --set learning_rate=3e-3 (learner.hidden=64 means the same as hidden=64)."
+)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Parses and runs one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except Problem as problem:
+        return _say(str(problem), 2)
+    except errors.InvalidRequest as error:
+        return _say(f"the server refused it: {error}", 2)
+    except errors.BpttError as error:
+        return _say(f"{type(error).__name__}: {error}", 1)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, e.g. `| head`
+        return 1
+    except OSError as error:
+        return _say(str(error), 1)
+    return 0
+
+
+def _say(text: str, code: int) -> int:
+    print(f"bptt: {text}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bptt",
+        description="Streams that learn: events to a bptt server, forecasts back, and how good they were.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _replay(commands)
+    _sessions(commands)
+    _watch(commands)
+    _demo(commands)
+    return parser
+
+
+def _replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "stream a CSV file through a server and say honestly how good the forecasts were"
+    command = commands.add_parser("replay", help=text, description=text[0].upper() + text[1:] + ".", epilog=_SETTINGS)
+    command.set_defaults(run=replay.run)
+    add = command.add_argument
+    add("file", type=Path, metavar="FILE.csv", help="comma-separated, one header line, one event per row, oldest first")
+    add(
+        "--server",
+        metavar="HOST:PORT",
+        help="server to use (default: one started for this run, in a temporary directory)",
+    )
+    add("--session", metavar="ID", help="session to use and keep (default: a fresh one, deleted afterwards)")
+    add(
+        "--time",
+        metavar="COLUMN",
+        help="column of times, UTC unless they name a zone (default: events are unit steps)",
+    )
+    add(
+        "--time-format",
+        metavar="FORMAT",
+        help="strptime format of --time, one per file (default: ISO 8601 or year first, else month first: m/d/yy H:M)",
+    )
+    add(
+        "--features",
+        metavar="all|A,B",
+        default="all",
+        help="columns to send; all: every column but --time, those without a single number left out (default all)",
+    )
+    add("--targets", metavar="all|A,B", default="all", help="features to forecast (default all)")
+    add("--horizon", type=_AtLeast(1), metavar="H", default=1, help="events ahead to forecast (default 1)")
+    add("--fit-rows", type=_AtLeast(1), metavar="N", help="measure errors in standard deviations of the first N rows")
+    add(
+        "--score-from",
+        type=_AtLeast(0),
+        metavar="ROW",
+        default=0,
+        help="score forecasts of rows from here on (first: 0)",
+    )
+    add("--score-to", type=_AtLeast(0), metavar="ROW", help="and before here (default: the end)")
+    add("--missing", metavar="CODE", action="append", default=[], help="a value that means missing; may be repeated")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="session setting; see below")
+    add("--start", type=_AtLeast(0), metavar="ROW", default=0, help="first row to send, to go on with a --session")
+    add("--batch", type=_AtLeast(1), metavar="N", default=calls.DEFAULT_BATCH, help="events per message (default 64)")
+    add("--rate", type=_rate, metavar="EVENTS_PER_S", help="send no faster (default: as fast as the server learns)")
+    add("--report", type=Path, metavar="OUT.json", help="write the scores as JSON")
+    add("--plot", type=Path, metavar="OUT.png", help="draw forecast, error and gradient norm over time")
+
+
+def _sessions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "list the sessions of a server"
+    command = commands.add_parser("sessions", help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=sessions.run_sessions)
+    _server(command)
+    command.add_argument(
+        "--tag", metavar="KEY=VALUE", action="append", default=[], help="only sessions with this tag; may be repeated"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object per line, configuration included")
+
+
+def _watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "follow the outcomes of a session, whoever sends its events; end with Ctrl-C"
+    command = commands.add_parser("watch", help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=sessions.run_watch)
+    _server(command)
+    command.add_argument("session", metavar="SESSION", help="id of the session")
+    command.add_argument("--count", type=_AtLeast(1), metavar="N", help="stop after N outcomes")
+    command.add_argument("--json", action="store_true", help="one JSON object per outcome")
+
+
+def _demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "start a server, stream a simulated plant through it and watch it learn"
+    command = commands.add_parser("demo", help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=demo.run)
+    command.add_argument("--events", type=_AtLeast(500), metavar="N", default=demo.EVENTS, help="events to simulate")
+    command.add_argument("--seed", type=_AtLeast(0), metavar="N", default=0, help="seed of the simulation (default 0)")
+    command.add_argument(
+        "--plot", type=Path, metavar="OUT.png", default=Path("demo-plot.png"), help="picture to write (demo-plot.png)"
+    )
+
+
+def _server(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--server", metavar="HOST:PORT", default=DEFAULT_SERVER, help=f"server to ask (default {DEFAULT_SERVER})"
+    )
+
+
+class _AtLeast:
+    """Whole numbers from `least` on, for argparse."""
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def __call__(self, text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = self._least - 1
+        if number < self._least:
+            raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number, at least {self._least}")
+        return number
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0.0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a number above 0")
+    return rate

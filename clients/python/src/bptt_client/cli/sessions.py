@@ -1,0 +1,115 @@
+"""`bptt sessions` and `bptt watch`: what is there, and what happens to it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from contextlib import suppress
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bptt_client import Client, Reply, Session
+from bptt_client.cli.problems import Problem
+
+
+def run_sessions(arguments: argparse.Namespace) -> None:
+    """Lists sessions as a table, or as one JSON object per line."""
+    tags = _tags(arguments.tag)
+    with Client(arguments.server) as client:
+        found = list(client.list_sessions(tags=tags))
+    if arguments.json:
+        for session in found:
+            print(json.dumps(_finite(dataclasses.asdict(session)), default=str))
+        return
+    console = Console(highlight=False)
+    if not found:
+        console.print(f"no sessions at {arguments.server}" + (f" with {tags}" if tags else ""))
+        return
+    table = Table()
+    for name in ("session", "events", "updates", "features", "targets", "horizon", "learning", "cell", "tags"):
+        table.add_column(name, justify="right" if name in ("events", "updates", "horizon") else "left")
+    for session in found:
+        table.add_row(*_row(session))
+    console.print(table)
+
+
+def run_watch(arguments: argparse.Namespace) -> None:
+    """Prints outcomes as they are acknowledged, one line each, until Ctrl-C."""
+    with suppress(KeyboardInterrupt):
+        _watch(arguments)
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    console, dropped, shown = Console(highlight=False), 0, 0
+    with Client(arguments.server) as client, client.session(arguments.session).watch() as watch:
+        for reply in watch:
+            lost = watch.dropped_events - dropped
+            if lost and not arguments.json:
+                console.print(f"({lost:,} outcomes came too fast and were left out)", style="dim")
+            dropped = watch.dropped_events
+            if arguments.json:
+                print(json.dumps(_finite(dataclasses.asdict(reply))), flush=True)
+            else:
+                console.print(_line(reply), soft_wrap=True)
+            shown += 1
+            if shown == arguments.count:
+                return
+
+
+def _tags(pairs: list[str]) -> dict[str, str]:
+    tags = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise Problem(f"--tag {pair!r}; allowed: KEY=VALUE")
+        tags[key] = value
+    return tags
+
+
+def _row(session: Session) -> list[str]:
+    return [
+        session.session_id,
+        f"{session.last_sequence:,}",
+        f"{session.updates.applied:,}",
+        _few(session.features),
+        _few(session.targets),
+        str(session.horizon),
+        "on" if session.learning else "off",
+        f"{session.config['learner']['cell']} {session.config['learner']['hidden']}",
+        " ".join(f"{key}={value}" for key, value in session.tags.items()),
+    ]
+
+
+def _few(names: tuple[str, ...], most: int = 4) -> str:
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])}, … ({len(names)})"
+
+
+def _line(reply: Reply) -> str:
+    forecast, ahead = reply.forecast, []
+    for i, name in enumerate(forecast.targets):
+        low, high = forecast.lower[0][i], forecast.upper[0][i]
+        interval = f" [{low:.4g}..{high:.4g}]" if math.isfinite(low) else ""
+        ahead.append(f"{name} {forecast.mean[0][i]:.4g}{interval}")
+    odd = f"  anomaly {reply.anomaly_score:.2f}" if reply.anomaly_score > 1.0 else ""
+    return f"{reply.sequence:>8}  next: {', '.join(ahead)}{_update(reply)}{odd}"
+
+
+def _update(reply: Reply) -> str:
+    if reply.update is None:
+        return ""
+    if not reply.update.applied:
+        return f"  update skipped: {reply.update.result}"
+    return f"  loss {reply.update.loss:.4g}  gradient {reply.update.gradient_norm:.3g}"
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is not a finite number, as JSON wants it."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,147 @@
+"""Session configuration as plain mappings, by the contract's own descriptors: no field is listed here a second time.
+
+An enum value is its short name in lower case ("lstm" for CELL_LSTM). Ranges are the server's business; names, types and
+choices are checked here, where the mistake was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from bptt.v1 import config_pb2
+
+_WHOLE = {
+    FieldDescriptor.TYPE_UINT32: range(2**32),
+    FieldDescriptor.TYPE_UINT64: range(2**64),
+    FieldDescriptor.TYPE_INT64: range(-(2**63), 2**63),
+}
+
+
+def session_config(values: Mapping[str, Any]) -> config_pb2.SessionConfig:
+    """The message for a mapping by field name; None is a field left out. Raises TypeError or ValueError by name."""
+    config = config_pb2.SessionConfig()
+    _fill(config, values, "")
+    return config
+
+
+def as_mapping(message: Message) -> dict[str, Any]:
+    """The fields that are set, by name, ready for `session_config`."""
+    values: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            values[field.name] = as_mapping(value)
+        elif field.enum_type is not None:
+            values[field.name] = _short_names(field.enum_type)[value]
+        else:
+            values[field.name] = list(value) if _repeated(value) else value
+    return values
+
+
+def setting(text: str) -> dict[str, Any]:
+    """The mapping for one `key=value` (`hidden=64`, `learner.hidden=64`, `cell=gru`, `seasons=24`). Raises
+    ValueError.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"{text!r} is not a setting; allowed: key=value")
+    owner, name = _find(key)
+    field = owner.DESCRIPTOR.fields_by_name[name]
+    listed = _repeated(getattr(owner(), name))
+    parsed = [_parse(key, field, part) for part in (value.split(",") if listed else [value])]
+    entry = {name: parsed if listed else parsed[0]}
+    return entry if owner is config_pb2.SessionConfig else {"learner": entry}
+
+
+def merged(base: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """`base` with the later mappings laid over it, the learner field by field."""
+    values = dict(base)
+    for entry in entries:
+        for name, value in entry.items():
+            values[name] = {**values.get(name, {}), **value} if isinstance(value, Mapping) else value
+    return values
+
+
+def setting_names() -> list[str]:
+    """Every key that `setting` knows, the learner's without their prefix."""
+    session, learner = config_pb2.SessionConfig.DESCRIPTOR, config_pb2.LearnerConfig.DESCRIPTOR
+    return [f.name for f in session.fields if f.message_type is None] + [f.name for f in learner.fields]
+
+
+def _find(key: str) -> tuple[Any, str]:
+    prefix, _, name = key.rpartition(".")
+    learner = config_pb2.LearnerConfig
+    owners: dict[str, tuple[Any, ...]] = {"": (config_pb2.SessionConfig, learner), "learner": (learner,)}
+    for owner in owners.get(prefix, ()):
+        field = owner.DESCRIPTOR.fields_by_name.get(name)
+        if field is not None and field.message_type is None:
+            return owner, name
+    raise ValueError(f"{key!r} is not a setting; allowed: {', '.join(setting_names())}")
+
+
+def _parse(key: str, field: Any, text: str) -> Any:
+    if field.enum_type is not None or field.type == FieldDescriptor.TYPE_STRING:
+        return text
+    kind, allowed = (int, "a whole number") if field.type in _WHOLE else (float, "a number")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{key} is {text!r}; allowed: {allowed}") from None
+
+
+def _fill(message: Message, values: Mapping[str, Any], prefix: str) -> None:
+    fields = message.DESCRIPTOR.fields_by_name
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if name not in fields:
+            raise ValueError(f"{path!r} is not a field; allowed: {', '.join(fields)}")
+        if value is not None:
+            _set(message, fields[name], value, path)
+
+
+def _set(message: Message, field: Any, value: Any, path: str) -> None:
+    current = getattr(message, field.name)
+    if field.message_type is not None:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{path} is {value!r}; allowed: a mapping by field name")
+        current.SetInParent()
+        _fill(current, value, f"{path}.")
+    elif _repeated(current):
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise TypeError(f"{path} is {value!r}; allowed: a list")
+        current.extend([_checked(field, item, path) for item in value])
+    else:
+        setattr(message, field.name, _checked(field, value, path))
+
+
+def _checked(field: Any, value: Any, path: str) -> Any:
+    if field.enum_type is not None:
+        numbers = {name: number for number, name in _short_names(field.enum_type).items()}
+        if value not in list(numbers):
+            raise ValueError(f"{path} is {value!r}; allowed: {', '.join(numbers)}")
+        return numbers[value]
+    if field.type in _WHOLE:
+        whole = _WHOLE[field.type]
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{path} is {value!r}; allowed: a whole number")
+        if value not in whole:
+            raise ValueError(f"{path} is {value!r}; allowed: {whole.start}..{whole.stop - 1} at most")
+        return int(value)
+    kind, allowed = (str, "text") if field.type == FieldDescriptor.TYPE_STRING else (float, "a number")
+    if isinstance(value, str) is not (kind is str):
+        raise TypeError(f"{path} is {value!r}; allowed: {allowed}")
+    return kind(value)
+
+
+def _short_names(enum: Any) -> dict[int, str]:
+    """Number → short name, the unspecified zero left out: CELL_LSTM is "lstm"."""
+    zero = enum.values_by_number[0].name
+    prefix = zero.removesuffix("UNSPECIFIED")
+    return {value.number: value.name.removeprefix(prefix).lower() for value in enum.values if value.number}
+
+
+def _repeated(value: Any) -> bool:
+    return hasattr(value, "extend")
