@@ -100,7 +100,9 @@ class Book:
             max_batch_events=sessions.batch_events(terms.config, self._max_message_bytes),
         )
         self._insert(record)
-        return View(record, await self._unbroken(self._make(record))), True
+        # Asked of the engine at once: who finds the record from now on is behind its making in the engine's inbox.
+        made = self._engine.create(record.uid, record.created.config, record.created.learning)
+        return View(record, await self._unbroken(self._make(record, made))), True
 
     async def view(self, record: Record) -> View:
         """The session with its counters and scores."""
@@ -215,9 +217,9 @@ class Book:
         self._ids.remove(record.session_id)
         self._intake.forget(record)
 
-    async def _make(self, record: Record) -> SessionStatus:
+    async def _make(self, record: Record, made: Future[SessionStatus]) -> SessionStatus:
         try:
-            return await ask(self._engine.create(record.uid, record.created.config, record.created.learning))
+            return await ask(made)
         except Exception:
             if self._intake.lives(record):
                 self._remove(record)

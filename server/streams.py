@@ -114,8 +114,11 @@ class Conversation:
             while self._ready:
                 channel, answer = self._ready.popleft()
                 assert answer.message is not None
+                if channel is not None:
+                    channel.in_flight -= answer.events  # before the send: who has read the answer has the credit
                 await send(answer.message)
-                self._sent(channel, answer)
+                self._held_bytes -= answer.held_bytes
+                self._room.set()
             how = self._finishing()
             if how is not None and not self._waiting:
                 break
@@ -313,9 +316,3 @@ class Conversation:
             if not channel.waiting and self._closed.get(channel.number) is channel:
                 del self._closed[channel.number]
         self._wake.set()
-
-    def _sent(self, channel: _Channel | None, answer: _Answer) -> None:
-        self._held_bytes -= answer.held_bytes
-        self._room.set()
-        if channel is not None:
-            channel.in_flight -= answer.events
