@@ -54,8 +54,12 @@ class Tape(NamedTuple):
 
     def carry(self, xp: Any, step: int) -> Array:
         """The carry entering step `step` (`step = T`: leaving the window), [B, S, H], a copy."""
-        parts = [self.hs[step]] if self.cs is None else [self.hs[step], self.cs[step]]
-        return xp.stack(parts, axis=1)
+        h = self.hs[step]
+        carry = xp.empty((len(h), 1 if self.cs is None else 2, h.shape[1]), h.dtype)
+        carry[:, 0] = h
+        if self.cs is not None:
+            carry[:, 1] = self.cs[step]
+        return carry
 
 
 def _empty(xp: Any, T: int, B: int, *rest: int, dtype: Any) -> Array:

@@ -33,8 +33,8 @@ def adam(
 ) -> None:
     """Adam (Kingma & Ba 2015), ε outside the square root and after bias correction, in place on params and moments."""
     m, v = moments
-    step_size = xp.asarray((rate / (1 - BETA1**steps)).astype(params.dtype))[:, None]
-    v_scale = xp.asarray((1 / (1 - BETA2**steps)).astype(params.dtype))[:, None]
+    corrections = [(r / (1 - BETA1**t), 1 / (1 - BETA2**t)) for r, t in zip(rate.tolist(), steps.tolist(), strict=True)]
+    step_size, v_scale = xp.asarray(np.array(corrections, params.dtype).T)[:, :, None]
     m *= BETA1
     m += (1 - BETA1) * grad
     v *= BETA2

@@ -25,7 +25,7 @@ class Weights(NamedTuple):
     bo: Array  # [B, K]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ParameterLayout:
     """Shapes of one learner: `inputs` D, `hidden` H, `outputs` K = horizons · targets."""
 
@@ -46,11 +46,11 @@ class ParameterLayout:
     @property
     def size(self) -> int:
         """P."""
-        return self._places()[-1][2]
+        return self._places[-1][2]
 
     def split(self, rows: Array) -> Weights:
         """Views of rows [B, P] by name; writing to them writes to the rows."""
-        views = {name: rows[:, start:stop].reshape(-1, *shape) for name, start, stop, shape in self._places()}
+        views = {name: rows[:, start:stop].reshape(-1, *shape) for name, start, stop, shape in self._places}
         return Weights(CellWeights(views["wx"], views["wh"], views["b"], views.get("bh")), views["wo"], views["bo"])
 
     def readout(self, rows: Array) -> tuple[Array, Array]:
@@ -59,7 +59,7 @@ class ParameterLayout:
         first = bias - self.hidden * self.outputs
         return rows[:, first:bias].reshape(-1, self.hidden, self.outputs), rows[:, bias:]
 
-    @functools.cache  # noqa: B019 (a layout is a small frozen value; there are as many as there are shapes)
+    @functools.cached_property
     def _places(self) -> list[tuple[str, int, int, tuple[int, ...]]]:
         """Name, first and past-the-last column and shape of every weight."""
         places, start = [], 0

@@ -19,8 +19,9 @@ belongs to the backend's array module.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ from bptt_core.parameters import ParameterLayout
 from bptt_core.slab import Field, Rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LearnerShape:
     """What learners of one slab have in common."""
 
@@ -54,9 +55,12 @@ class LearnerShape:
         """K, horizons · targets."""
         return self.horizon * self.targets
 
-    @property
+    @functools.cached_property
     def layout(self) -> ParameterLayout:
         return ParameterLayout(self.cell, self.inputs, self.hidden, self.outputs)
+
+
+APPLIED: Final = np.int8(UpdateResult.APPLIED)
 
 
 class StepReport(NamedTuple):
@@ -116,11 +120,16 @@ def active_pairs(xp: Any, shape: LearnerShape, targets: Array, length: int) -> A
 
     `targets` is [B, W, K]. Row r's pair at horizon h arrived when row r + h did; the newest row is length − 1.
     """
+    part = targets[:, active_rows(shape, length)].transpose(1, 0, 2)
+    return ~xp.isnan(part) & xp.asarray(_recent_pairs(shape, length))
+
+
+@functools.lru_cache(maxsize=1024)
+def _recent_pairs(shape: LearnerShape, length: int) -> NDArray[np.bool_]:
+    """Which pairs of `active_rows` arrive in the last L steps, [rows, 1, K]."""
     rows = active_rows(shape, length)
     age = (length - 1) - (np.arange(rows.start, rows.stop)[:, None] + np.arange(1, shape.horizon + 1))
-    recent = np.repeat((age >= 0) & (age < shape.loss_span), shape.targets, axis=1)
-    part = targets[:, rows].transpose(1, 0, 2)
-    return ~xp.isnan(part) & xp.asarray(recent)[:, None, :]
+    return np.repeat((age >= 0) & (age < shape.loss_span), shape.targets, axis=1)[:, None, :]
 
 
 def window_gradient(
@@ -163,10 +172,9 @@ def step(
     ready = due & (host["learning"] == 1)
     report.result[ready] = UpdateResult.NO_TARGET
     lengths = host["length"].copy()
-    for length in np.unique(lengths[ready]):
-        if length > 1:
-            _train(xp, shape, device, host, int(length), np.flatnonzero(ready & (lengths == length)), report)
-    updated = report.result == UpdateResult.APPLIED
+    for length in set(lengths[ready].tolist()) - {1}:
+        _train(xp, shape, device, host, length, np.flatnonzero(ready & (lengths == length)), report)
+    updated = report.result == APPLIED
     if not updated.all():
         _advance_carry(xp, shape, device, host, np.flatnonzero(~updated), xs)
     wo, bo = shape.layout.readout(device["params"])
@@ -181,15 +189,17 @@ def clear(xp: Any, device: Rows, host: Rows, which: NDArray[np.bool_]) -> None:
 
 
 def _blank_report(learners: int) -> StepReport:
-    nan = np.full((3, learners), np.nan, np.float32)
-    return StepReport(np.full(learners, UpdateResult.NOT_DUE, np.int8), nan[0], nan[1], nan[2])
+    result, numbers = np.empty(learners, np.int8), np.empty((3, learners), np.float32)
+    result.fill(UpdateResult.NOT_DUE)
+    numbers.fill(np.nan)
+    return StepReport(result, numbers[0], numbers[1], numbers[2])
 
 
 def _append(xp: Any, shape: LearnerShape, device: Rows, host: Rows, xs: Array, arrived: Array) -> None:
     """Puts the newest row into every window, and the targets that arrived with it beside the rows they belong to."""
-    full = np.flatnonzero(host["length"] == shape.window + 1)
-    if len(full):
-        _evict(xp, shape, device, host, full)
+    full = host["length"] > shape.window
+    if full.any():
+        _evict(xp, shape, device, host, np.flatnonzero(full))
     learners, newest = len(xs), host["length"]
     learner = np.arange(learners)
     device["inputs"][xp.asarray(learner), xp.asarray(newest)] = xs
