@@ -16,7 +16,7 @@ from bptt_core.config import (
     check_learning_rate,
 )
 from bptt_core.events import Events, Outcomes, Scores, SessionStatus, UpdateResult, check_events
-from bptt_core.fold import Fold, Slot
+from bptt_core.fold import Fold, Slot, session_bytes
 
 __all__ = [
     "ANCHORS",
@@ -39,4 +39,5 @@ __all__ = [
     "check_events",
     "check_learning_rate",
     "select_backend",
+    "session_bytes",
 ]

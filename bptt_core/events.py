@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 import numpy as np
@@ -57,18 +57,24 @@ class Outcomes:
     def last_sequence(self) -> int:
         return self.first_sequence + len(self) - 1
 
+    def rows(self, start: int, stop: int) -> Outcomes:
+        """Rows start..stop, as views."""
+        return Outcomes(self.first_sequence + start, *(getattr(self, name)[start:stop] for name in COLUMNS))
+
     def last(self) -> Outcomes:
         """The newest of them, as a table of one row."""
-        n = len(self)
-        return Outcomes(
-            self.last_sequence,
-            *(
-                getattr(self, name)[n - 1 :]
-                for name in (
-                    "mean", "lower", "upper", "anomaly_score", "update_result", "loss", "gradient_norm", "clip_scale",
-                )
-            ),
-        )  # fmt: skip
+        return self.rows(len(self) - 1, len(self))
+
+    @staticmethod
+    def joined(parts: list[Outcomes]) -> Outcomes:
+        """Consecutive tables as one."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = (np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS)
+        return Outcomes(parts[0].first_sequence, *columns)
+
+
+COLUMNS: Final = tuple(f.name for f in fields(Outcomes) if f.name != "first_sequence")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,11 @@ class Slot:
     config: SessionConfig
 
 
+def session_bytes(config: SessionConfig) -> int:
+    """Bytes that the state of one such session takes in a Fold (which reserves for up to twice its sessions)."""
+    return sum(f.bytes for fields in stages.fields(Shape.of(config.validated())) for f in fields)
+
+
 class Fold:
     """Owns the state of many sessions. Not safe for use by several threads at once."""
 
@@ -58,10 +63,9 @@ class Fold:
     def create(self, config: SessionConfig, learning: bool = True) -> Slot:
         """A new session. Raises FieldError."""
         config = config.validated()
+        parameters = initial_parameters(Shape.of(config).learner.layout, config.learner.seed)
         slot = self._allocate(config)
-        learner = config.learner
-        first = initial_parameters(slot.shape.learner.layout, learner.seed)
-        self._set(slot, "params", first)
+        self._set(slot, "params", parameters)
         self._set(slot, "timeline", timeline.Timeline(period_ns=config.period_ns or 0).row())
         for name, value in _settings(config, learning).items():
             self._set(slot, name, value)
@@ -71,6 +75,8 @@ class Fold:
         """Forgets the session."""
         for part in self._slabs[slot.shape]:
             part.release(slot.index)
+        if part.empty:
+            del self._slabs[slot.shape]
 
     def configure(self, slot: Slot, *, learning: bool | None = None, learning_rate: float | None = None) -> None:
         """Changes what may change while a session lives. Raises FieldError."""
@@ -133,8 +139,12 @@ class Fold:
             device, host = stages.fields(shape)
             self._slabs[shape] = Slab(self.backend.xp, device), Slab(np, host)
         device_slab, host_slab = self._slabs[shape]
-        index = device_slab.allocate()
-        assert host_slab.allocate() == index
+        index = host_slab.allocate()
+        try:
+            assert device_slab.allocate() == index
+        except BaseException:
+            host_slab.release(index)
+            raise
         return Slot(shape, index, config)
 
     def _part(self, slot: Slot, name: str) -> Slab:

@@ -6,6 +6,7 @@ field, a micro-batch is the rows of some slots, and a new field is saved, restor
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,11 @@ class Field:
     shape: tuple[int, ...]
     dtype: type
     start: float = 0
+
+    @property
+    def bytes(self) -> int:
+        """Size of one slot."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class Slab:
@@ -48,6 +54,11 @@ class Slab:
     def release(self, slot: int) -> None:
         """Gives a slot back; its content is no longer anybody's."""
         self._free.append(slot)
+
+    @property
+    def empty(self) -> bool:
+        """No slot is in use."""
+        return len(self._free) == self._capacity
 
     def take(self, slots: NDArray[np.int64]) -> Rows:
         """Copies of the rows of `slots`, in that order."""
@@ -76,11 +87,11 @@ class Slab:
         return self.xp.asarray(slots)
 
     def _grow(self) -> None:
-        capacity = max(4, 2 * self._capacity)
-        for f in self.fields:
-            larger = self.xp.empty((capacity, *f.shape), f.dtype)
-            larger[: self._capacity] = self._arrays[f.name]
-            self._arrays[f.name] = larger
+        capacity = max(1, 2 * self._capacity)
+        larger = {f.name: self.xp.empty((capacity, *f.shape), f.dtype) for f in self.fields}
+        for name, array in larger.items():  # nothing has changed if there was no memory for one of them
+            array[: self._capacity] = self._arrays[name]
+        self._arrays = larger
         self._free.extend(range(capacity - 1, self._capacity - 1, -1))
         self._capacity = capacity
 

@@ -26,6 +26,8 @@ UPDATE_COUNTERS: Final = {
     UpdateResult.LEARNING_OFF: "learning_off",
 }
 
+CHUNK_STEPS: Final = 256
+
 OUTCOME_FIELDS: Final = (
     "latest_mean", "latest_lower", "latest_upper", "latest_anomaly_score",
     "latest_update_result", "latest_loss", "latest_gradient_norm", "latest_clip_scale",
@@ -88,8 +90,19 @@ class Shape:
 def run(xp: Any, shape: Shape, device: Rows, host: Rows, steps: list[Steps]) -> list[Outcomes]:
     """Takes each session's steps, in place on its rows of `device` and `host`; returns the outcomes of its events.
 
-    Row k of every field belongs to `steps[k]`; no session may have fewer steps than a later one.
+    Row k of every field belongs to `steps[k]`; no session may have fewer steps than a later one. The steps are taken in
+    chunks: an event after a gap in time is many steps, and memory must not grow with them.
     """
+    pieces: list[list[Outcomes]] = [[] for _ in steps]
+    for start in range(0, len(steps[0].event), CHUNK_STEPS):
+        chunk = [s.part(start, start + CHUNK_STEPS) for s in steps if len(s.event) > start]
+        device_rows, host_rows = first(device, len(chunk)), first(host, len(chunk))
+        for piece, outcomes in zip(pieces, _run_chunk(xp, shape, device_rows, host_rows, chunk), strict=False):
+            piece.append(outcomes)
+    return [Outcomes.joined(piece) for piece in pieces]
+
+
+def _run_chunk(xp: Any, shape: Shape, device: Rows, host: Rows, steps: list[Steps]) -> list[Outcomes]:
     lengths = np.array([len(s.event) for s in steps])
     active = [int((lengths > s).sum()) for s in range(int(lengths[0]))]
     values, event, jump = (_by_step([getattr(s, name) for s in steps], active) for name in ("values", "event", "jump"))
@@ -193,6 +206,8 @@ def _outcomes(host: Rows, k: int, session: Steps, columns: list[NDArray[Any]]) -
     steps = len(session.event)
     own = [column[:steps, k][session.event] for column in columns]
     outcomes = Outcomes(int(host["last_sequence"][k]) + 1, *own)
+    if len(outcomes) == 0:
+        return outcomes
     host["last_sequence"][k] += len(outcomes)
     for name, column in zip(OUTCOME_FIELDS, own, strict=True):
         host[name][k] = column[-1]

@@ -18,6 +18,7 @@ from bptt_core.slab import Field
 
 DIFFERENCES: Final = 16
 UNKNOWN: Final = -1
+MAX_DIFFERENCE_NS: Final = 2**62  # a longer one is remembered as this, which fits the state
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,10 @@ class Steps:
     event: NDArray[np.bool_]  # [S] False: a missing step
     jump: NDArray[np.int64]  # [S] periods the stream jumped over before this step; > 0 clears the window
 
+    def part(self, start: int, stop: int) -> Steps:
+        """The steps `start`..`stop`, as views."""
+        return Steps(self.values[start:stop], self.event[start:stop], self.jump[start:stop])
+
 
 def steps_of(timeline: Timeline, events: Events, longest_gap: int) -> tuple[Timeline, Steps]:
     """The steps of `events`, and the timeline after them. Gaps of more than `longest_gap` missing steps are jumps."""
@@ -90,7 +95,7 @@ def _learn_period(timeline: Timeline, difference: int) -> Timeline:
     """Equal timestamps say nothing about the period and are passed over."""
     if difference == 0:
         return timeline
-    differences = (*timeline.differences, difference)
+    differences = (*timeline.differences, min(difference, MAX_DIFFERENCE_NS))
     if len(differences) < DIFFERENCES:
         return replace(timeline, differences=differences)
     return replace(timeline, differences=(), period_ns=sorted(differences)[DIFFERENCES // 2])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import Events, Fold
+from bptt_core import Events, Fold, LearnerConfig, SessionConfig, select_backend, stages
 from bptt_core.checkpoint import load
 from bptt_core.timeline import Steps, Timeline, steps_of
 
@@ -148,3 +148,30 @@ def test_a_jump_starts_the_window_again_and_keeps_what_was_learned(
     assert scores is not None
     assert scores.count.item() == 58
     assert load(fold.checkpoint(slot))[1]["residual_count"].item() == 58, "no difference across the jump is in a scale"
+
+
+def test_timestamps_at_both_ends_of_their_range_are_far_apart_and_nothing_else() -> None:
+    fold = Fold(select_backend("numpy"))
+    slot = fold.create(SessionConfig(("x",), seasons=(7,), learner=LearnerConfig(hidden=4)))
+    times = np.array([-(2**62), 2**62, 2**62, 2**62], np.int64)
+    outcomes = fold.step([(slot, Events(np.arange(4.0)[:, None], times))])[0]
+    assert np.isfinite(outcomes.mean).all()
+    assert fold.status(slot).last_timestamp_ns == 2**62
+
+
+def test_many_long_gaps_are_taken_in_chunks_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each event is preceded by as many missing steps as fill a gap, so one batch is many chunks."""
+    config = SessionConfig(("x", "y"), horizon=2, period_ns=1, learner=LearnerConfig(hidden=4, window=8))
+    values = np.random.default_rng(0).standard_normal((40, 2)).cumsum(axis=0)
+    results = []
+    for chunk in (7, 10_000):
+        monkeypatch.setattr(stages, "CHUNK_STEPS", chunk)
+        fold = Fold(select_backend("numpy"))
+        slots = [fold.create(config) for _ in range(3)]
+        work = [(slot, Events(values[: 40 - k], np.arange(40 - k) * (11 + k))) for k, slot in enumerate(slots)]
+        outcomes = fold.step(work)
+        results.append(
+            [(o.first_sequence, o.mean.tobytes(), fold.checkpoint(s)) for o, s in zip(outcomes, slots, strict=True)]
+        )
+        assert [len(o) for o in outcomes] == [40, 39, 38]
+    assert results[0] == results[1]
