@@ -31,6 +31,9 @@ CLAMP: Final = 4.0  # a forecast stays within this many residual scales of its a
 WARM_UP: Final = 32  # pairs to settle before an interval or an anomaly score is served
 SCORE_MEMORY: Final = 10_000
 ERROR_MEMORY: Final = 256
+ERROR_LIMIT: Final = (
+    10.0  # a larger error, in residual scales, is tracked as this: the scale may have been next to zero
+)
 TRACK_RATE: Final = 0.05  # how far a crossed bound moves, in running errors
 ANOMALY_SIGMAS: Final = 4.0  # an error of this many running RMS errors scores 1
 SIDES: Final = np.array([[-1.0], [1.0]])  # below, above
@@ -67,6 +70,7 @@ def fields(shape: ForecastShape) -> list[Field]:
         Field("coverage_target", (), np.float64),
         Field("waiting", (H, M + 2, H, O), np.float64, np.nan),  # the forecasters', then the bounds below and above
         Field("season_values", (shape.season, O), np.float64, np.nan),
+        Field("season_stale", (shape.season, O), np.int8),  # 1: not from the newest season
         Field("season_phase", (), np.int64),
         Field("settled", (H, O), np.int64),
         Field("score_square", (H, M, O), np.float64),
@@ -121,7 +125,8 @@ def _settle(shape: ForecastShape, rows: Rows, scaled: Scaled) -> Floats:
     _score_bounds(rows, outside, waited[:, :, M:], errors[:, :, M])
     error = errors[:, :, 0] / scaled.residual_scale
     anomaly = _anomaly(rows, error[:, 0])
-    track_square(rows["error_count"], rows["error_square"], error, np.zeros_like(error), ERROR_MEMORY)
+    tracked = np.minimum(np.maximum(error, -ERROR_LIMIT), ERROR_LIMIT)
+    track_square(rows["error_count"], rows["error_square"], tracked, np.zeros_like(error), ERROR_MEMORY)
     tail = ((1 - rows["coverage_target"]) / 2)[:, None, None, None]
     moved = np.maximum(rows["reach"] + TRACK_RATE * (outside - tail), 0)
     np.copyto(rows["reach"], moved, where=~np.isnan(errors[:, :, M:]))
@@ -166,12 +171,13 @@ def _mean(scaled: Scaled, ys: Floats) -> Floats:
 
 
 def _remember_season(shape: ForecastShape, rows: Rows, scaled: Scaled) -> None:
-    """Stores this step's values under their phase; where one is missing the season before stays."""
+    """Stores this step's values under their phase; where one is missing the season before stays, but no longer."""
     if shape.season:
-        session, phase = np.arange(len(scaled.observed)), rows["season_phase"]
-        before = rows["season_values"][session, phase]
-        rows["season_values"][session, phase] = np.where(np.isnan(scaled.observed), before, scaled.observed)
-        rows["season_phase"][...] = (phase + 1) % shape.season
+        place, missing = (np.arange(len(scaled.observed)), rows["season_phase"]), np.isnan(scaled.observed)
+        before = np.where(rows["season_stale"][place] == 1, np.nan, rows["season_values"][place])
+        rows["season_values"][place] = np.where(missing, before, scaled.observed)
+        rows["season_stale"][place] = missing
+        rows["season_phase"][...] = (rows["season_phase"] + 1) % shape.season
 
 
 def _wait(

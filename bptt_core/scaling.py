@@ -26,7 +26,7 @@ CAP: Final = 5.0  # a value moves a scale by at most this many of its units
 CAP_FROM: Final = 8  # … once it has seen this many
 INPUT_LIMIT: Final = 10.0  # scaled inputs and targets lie in ± this
 LEVEL_GAIN: Final = 0.3  # levels enter the network weaker than differences
-FLOOR: Final = 1e-9  # smallest scale, relative to the size of the value
+FLOOR: Final = 1e-13  # smallest scale, relative to the size of the value: a thousand times its rounding
 TINY: Final = 1e-30  # … and absolutely
 
 

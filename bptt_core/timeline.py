@@ -1,8 +1,9 @@
 """From events to steps of equal length: where a stream with timestamps has a gap, missing steps fill it.
 
 Without timestamps every event is one step. With them the period is configured, or the median of the first 16
-differences between events and then frozen; an event g periods after the one before is preceded by g − 1 missing steps,
-or, if those would be more than the network can look back over, by a jump that clears the window. Integers only.
+differences between events and then frozen. Events lie on a grid of that period, which follows them so that jitter does
+not add up; an event g grid steps after the one before is preceded by g − 1 missing steps, or, if those would be more
+than the network can look back over, by a jump that clears the window. Integers only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bptt_core.events import Events
 from bptt_core.slab import Field
 
 DIFFERENCES: Final = 16
+_ROW: Final = 5 + DIFFERENCES
 UNKNOWN: Final = -1
 MAX_DIFFERENCE_NS: Final = 2**62  # a longer one is remembered as this, which fits the state
 
@@ -27,26 +29,27 @@ class Timeline:
 
     timed: int = UNKNOWN  # whether its events have timestamps, 0 or 1
     last_ns: int = 0
+    grid_ns: int = 0  # where the last event's step lies
     period_ns: int = 0  # 0: not known yet
     differences: tuple[int, ...] = ()  # while the period is not known
 
     @classmethod
     def of_row(cls, row: NDArray[np.int64]) -> Timeline:
         """Reads the slab's `timeline` field."""
-        timed, last, period, count, *differences = row.tolist()
-        return cls(timed, last, period, tuple(differences[:count]))
+        timed, last, grid, period, count, *differences = row.tolist()
+        return cls(timed, last, grid, period, tuple(differences[:count]))
 
     def row(self) -> NDArray[np.int64]:
         """As the slab's `timeline` field."""
-        row = np.zeros(4 + DIFFERENCES, np.int64)
-        row[:4] = self.timed, self.last_ns, self.period_ns, len(self.differences)
-        row[4 : 4 + len(self.differences)] = self.differences
+        row = np.zeros(_ROW, np.int64)
+        facts = self.timed, self.last_ns, self.grid_ns, self.period_ns, len(self.differences), *self.differences
+        row[: len(facts)] = facts
         return row
 
 
 def fields() -> list[Field]:
     """State of one session."""
-    return [Field("timeline", (4 + DIFFERENCES,), np.int64)]
+    return [Field("timeline", (_ROW,), np.int64)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +84,18 @@ def steps_of(timeline: Timeline, events: Events, longest_gap: int) -> tuple[Time
 
 
 def _periods_missed(timeline: Timeline, now: int) -> tuple[int, Timeline]:
-    """How many whole steps lie between the event before and one at `now`."""
-    if timeline.timed != 1:
-        return 0, replace(timeline, timed=1, last_ns=now)
-    difference = now - timeline.last_ns
-    timeline = replace(timeline, last_ns=now)
-    if timeline.period_ns == 0:
-        return 0, _learn_period(timeline, difference)
-    return max(0, (difference + timeline.period_ns // 2) // timeline.period_ns - 1), timeline
+    """How many whole steps lie between the event before and one at `now`.
+
+    Counted on a grid that follows the events within half a period, so that early and late ones do not add up to steps
+    that never were.
+    """
+    period = timeline.period_ns
+    if timeline.timed != 1 or period == 0:
+        learned = _learn_period(timeline, now - timeline.last_ns) if timeline.timed == 1 else timeline
+        return 0, replace(learned, timed=1, last_ns=now, grid_ns=now)
+    steps = max(1, (now - timeline.grid_ns + period // 2) // period)
+    grid = min(max(timeline.grid_ns + steps * period, now - period // 2), now + period // 2)
+    return steps - 1, replace(timeline, last_ns=now, grid_ns=grid)
 
 
 def _learn_period(timeline: Timeline, difference: int) -> Timeline:

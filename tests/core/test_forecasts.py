@@ -21,12 +21,11 @@ def last_seen(values: np.ndarray) -> np.ndarray:
 
 
 def seasonal_naive(values: np.ndarray, step: int, horizon: int, season: int) -> float:
-    """x[t + h − P⌈h/P⌉], else seasons before it, else the last observed value."""
+    """x[t + h − P⌈h/P⌉], else one season before it, else the last observed value."""
     index = step + horizon - season * -(-horizon // season)
-    while index >= 0:
-        if not np.isnan(values[index]):
-            return values[index]
-        index -= season
+    for candidate in (index, index - season):
+        if candidate >= 0 and not np.isnan(values[candidate]):
+            return values[candidate]
     return last_seen(values[: step + 1])[-1]
 
 
@@ -212,3 +211,32 @@ def test_a_non_finite_output_is_replaced_by_persistence(anchor: str, broken: flo
     fold._set(slot, "params", np.full_like(fold._get(slot, "params"), broken))
     outcomes = fold.step([(slot, Events(np.array([[7.0], [np.nan]])))])[0]
     assert outcomes.mean.ravel().tolist() == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("base", [0.0, 20.0])
+def test_intervals_are_of_the_errors_size_after_a_standstill(base: float) -> None:
+    """While nothing moves the scale is next to nothing, and the first movement is enormous in units of it."""
+    rng, n = np.random.default_rng(0), 3000
+    values = np.full(n, base)
+    values[100:] += np.sin(np.arange(n - 100) / 20) + 0.1 * rng.standard_normal(n - 100)
+    fold = Fold(select_backend("numpy"))
+    slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(hidden=8)))
+    outcomes = fold.step([(slot, Events(values[:, None]))])[0]
+    width = (outcomes.upper - outcomes.lower)[1500:, 0, 0]
+    errors = np.abs(values[1501:] - outcomes.mean[1500:-1, 0, 0])
+    assert np.median(width) < 10 * errors.mean()
+    assert 0.5 < outcomes.anomaly_score[1500:].max() < 5
+
+
+@pytest.mark.parametrize(("offset", "sigma"), [(1e9, 1e-2), (1e9, 1e-3), (0.0, 1.0)])
+def test_a_large_offset_costs_nothing(offset: float, sigma: float) -> None:
+    rng, n = np.random.default_rng(1), 4000
+    noise = np.zeros(n)
+    for t in range(1, n):
+        noise[t] = 0.3 * noise[t - 1] + rng.standard_normal()
+    values = offset + sigma * noise
+    fold = Fold(select_backend("numpy"))
+    slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(hidden=8)))
+    mean = fold.step([(slot, Events(values[:, None]))])[0].mean[:, 0, 0]
+    own, naive = ((values[2001:] - forecast[2000:-1]) ** 2 for forecast in (mean, values))
+    assert own.mean() < 0.8 * naive.mean()

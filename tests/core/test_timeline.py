@@ -40,7 +40,8 @@ def test_without_timestamps_every_event_is_a_step() -> None:
         ([1, 2, 3], [0, 0, 0]),
         ([1, 3], [0, 1]),
         ([4], [3]),
-        ([1.4, 2.6], [0, 0]),  # nearer to one period than to two, or to none
+        ([1.4, 2.6], [0, 1]),  # nearest to 1 and 3
+        ([0.6, 2.4, 2.6, 4.4], [0, 0, 0, 0]),  # early and late by turns
         ([1.49, 3.0], [0, 1]),
         ([0, 0, 0.2], [0, 0, 0]),  # equal timestamps are steps too
         ([1 + LONGEST_GAP], [LONGEST_GAP]),
@@ -175,3 +176,14 @@ def test_many_long_gaps_are_taken_in_chunks_to_the_same_bits(monkeypatch: pytest
         )
         assert [len(o) for o in outcomes] == [40, 39, 38]
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("jitter", [0.1, 0.3, 0.49])
+def test_early_and_late_events_add_up_to_no_steps(jitter: float) -> None:
+    rng = np.random.default_rng(0)
+    seconds = np.arange(2000) + 10 + rng.uniform(-jitter, jitter, 2000)
+    _, steps = take(Timeline(period_ns=SECOND), seconds)
+    assert len(steps.event) == 2000
+    kept = seconds[rng.random(2000) > 0.2]
+    _, steps = take(Timeline(period_ns=SECOND), kept)
+    assert abs(len(steps.event) - 2000) <= 2, "what is left out is filled, and no more"
