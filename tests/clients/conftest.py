@@ -56,6 +56,8 @@ class FakeService(session_pb2_grpc.SessionServiceServicer, forecast_pb2_grpc.For
         self.credit_events, self.max_batch_events = 64, 16
         self.opens, self.ends, self.batches = 0, 0, list[tuple[int, int]]()
         self.unary_script: deque[Refused] = deque()
+        self.may_answer = threading.Event()  # unary batches are taken at once and answered once this is set
+        self.may_answer.set()
 
     def refuse_next(self, code: int, reason: str, **facts: Any) -> None:
         """The next unary batch is answered with this row of the error table."""
@@ -96,9 +98,16 @@ class FakeService(session_pb2_grpc.SessionServiceServicer, forecast_pb2_grpc.For
                 raise self.unary_script.popleft()
             kept = self.sessions[request.session_id]
             result = self._apply(kept, request.batch, request.reply_mode)
+            self.may_answer.wait(20)
             return forecast_pb2.IngestResponse(session_uid=kept.session.uid, result=result)
         except Refused as refused:
             refuse(context, refused)
+
+    def Watch(self, request, context):
+        yield forecast_pb2.WatchResponse(session=self._view(request.session_id))
+        over = threading.Event()
+        if context.add_callback(over.set):
+            over.wait(20)
 
     def Stream(self, requests, context):
         self.opens += 1
@@ -106,7 +115,12 @@ class FakeService(session_pb2_grpc.SessionServiceServicer, forecast_pb2_grpc.For
         for request in requests:
             match request.WhichOneof("request"):
                 case "open":
-                    kept, mode = self.sessions[request.open.session_id], request.open.reply_mode
+                    name, mode = request.open.session_id, request.open.reply_mode
+                    if name not in self.sessions:
+                        refused = Refused(code_pb2.NOT_FOUND, "SESSION_NOT_FOUND", session_id=name)
+                        yield self._error(Kept(session_pb2.Session()), refused, 0, closed=True)
+                        continue
+                    kept = self.sessions[name]
                     if request.open.session_uid not in ("", kept.session.uid):
                         refused = Refused(code_pb2.FAILED_PRECONDITION, "UID_MISMATCH", session_uid=kept.session.uid)
                         yield self._error(kept, refused, 0, closed=True)
@@ -158,6 +172,9 @@ class FakeService(session_pb2_grpc.SessionServiceServicer, forecast_pb2_grpc.For
             raise Refused(code_pb2.ABORTED, "SUPERSEDED")
         if trick == "refuse":
             raise Refused(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", field="values[0][0]", value="inf", allowed="NaN")
+        if trick == "vanish":
+            del self.sessions[kept.session.session_id]
+            context.abort(grpc.StatusCode.UNAVAILABLE, "restarted without the session")
         if trick == "recreate":
             kept.session.uid += "-again"
             context.abort(grpc.StatusCode.UNAVAILABLE, "gone and made anew")
@@ -255,8 +272,11 @@ class Blocking:
         if not callable(value):
             return value
 
+        async def inside(*args: Any, **kwargs: Any) -> Any:
+            return value(*args, **kwargs)  # gRPC wants a running loop wherever a call begins
+
         def call(*args: Any, **kwargs: Any) -> Any:
-            made = value(*args, **kwargs)
+            made = self._loop.run_until_complete(inside(*args, **kwargs))
             return self._iterate(made) if inspect.isasyncgen(made) else self._wrap(made)
 
         return call
@@ -305,13 +325,13 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Any]:
     loop = asyncio.new_event_loop()
     made: list[Any] = []
 
-    def make(target: str, resume: Resume = FAST) -> Any:
+    def make(target: str, resume: Resume = FAST, timeout_s: float = 20.0) -> Any:
         if request.param == "sync":
-            made.append(Client(target, timeout_s=20, resume=resume))
+            made.append(Client(target, timeout_s=timeout_s, resume=resume))
         else:
 
             async def connected() -> AsyncClient:
-                return AsyncClient(target, timeout_s=20, resume=resume)
+                return AsyncClient(target, timeout_s=timeout_s, resume=resume)
 
             made.append(Blocking(loop, loop.run_until_complete(connected())))
         return made[-1]
@@ -320,6 +340,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Any]:
     for client in made:
         client.close()
     loop.run_until_complete(settled())
+    loop.run_until_complete(loop.shutdown_asyncgens())
     assert not asyncio.all_tasks(loop), "the client left tasks behind"
     loop.close()
     assert not [t for t in threading.enumerate() if t.name == "bptt-stream"], "the client left threads behind"

@@ -23,6 +23,7 @@ PUBLIC = [
     "BatchResult",
     "BpttError",
     "Client",
+    "ClientClosed",
     "CreditExceeded",
     "DeadlineExceeded",
     "Forecast",
@@ -125,6 +126,11 @@ def test_a_bare_number_is_a_row_of_one_feature():
     [
         ({"a": 1, "c": 2}, ValueError, "'c' is not a feature; features: a, b"),
         ({"a": "1.5"}, TypeError, "a is '1.5'"),
+        ({1.0, 2.0}, TypeError, "not set, which has no order"),
+        (None, TypeError, "a row is a mapping, a sequence of numbers or a number, not NoneType"),
+        ([10**400, 1], ValueError, "a is beyond 1e308"),
+        ({"b": -(10**400)}, ValueError, "b is beyond 1e308"),
+        ((x for x in [1, "x"]), TypeError, "b is 'x'"),
         ([1, "x"], TypeError, "b is 'x'"),
         ([1], ValueError, "1 values; allowed: 2"),
         ([1, 2, 3], ValueError, "3 values; allowed: 2"),
@@ -145,7 +151,8 @@ def test_a_bad_row_is_refused_by_name(row, kind, words):
         (5, 5),
         (datetime(1970, 1, 1, 0, 0, 1, 1, tzinfo=UTC), 1_000_001_000),
         (datetime(1970, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))), 0),
-        (datetime(2262, 4, 11, 23, 47, 16, 854775, tzinfo=UTC), 9223372036854775000),
+        (datetime(2116, 2, 20, 23, 53, 38, 427387, tzinfo=UTC), 4611686018427387000),
+        (-(2**62), -(2**62)),
         (datetime(1969, 12, 31, tzinfo=UTC), -86_400_000_000_000),
     ],
 )
@@ -160,12 +167,31 @@ def test_times_are_exact_nanoseconds(time, expected):
         ("2020-01-01", TypeError),
         (True, TypeError),
         (datetime(2020, 1, 1), ValueError),  # noqa: DTZ001
-        (2**63, ValueError),
+        (2**62 + 1, ValueError),
+        (datetime(2116, 2, 20, 23, 53, 38, 427388, tzinfo=UTC), ValueError),
+        (datetime(1, 1, 1, tzinfo=UTC), ValueError),
+        (datetime(9999, 12, 31, tzinfo=timezone(timedelta(hours=-9))), ValueError),
     ],
 )
 def test_a_time_that_cannot_be_exact_is_refused(time, kind):
     with pytest.raises(kind):
         rows.encode_time(time)
+
+
+@pytest.mark.parametrize(
+    ("given", "timestamps", "words"),
+    [
+        ([1, 2, 3], [1], "1 timestamps for 3 rows"),
+        ([1, 2], [1, 2, 3], "3 timestamps for 2 rows"),
+        (iter([1, 2, 3]), [1], "1 timestamps for more rows than 1"),
+        ([1, 2], iter([1, 2, 3]), "more timestamps than 2 for 2 rows"),
+    ],
+)
+def test_rows_and_timestamps_that_differ_in_number_are_counted(given, timestamps, words):
+    taken = []
+    with pytest.raises(ValueError, match=f"{words}; allowed: one per row"):
+        taken.extend(row for row, _ in calls.paired(given, timestamps, 0))
+    assert not (taken and isinstance(given, list) and isinstance(timestamps, list))
 
 
 # Configuration.
@@ -276,6 +302,16 @@ def test_an_unavailable_server_is_asked_again_but_nothing_else_is(fake, handle):
         handle.learn_one([1.0, 2.0])
     assert caught.value.retry_delay_s == 0.25
     assert handle.learn_one([1.0, 2.0]).sequence == 2
+
+
+def test_a_call_that_a_stopping_server_cancelled_is_asked_again_and_then_unavailable(fake, handle):
+    fake.refuse_next(code_pb2.CANCELLED, "")
+    assert handle.learn_one([1.0, 2.0]).sequence == 1
+    for _ in range(5):
+        fake.refuse_next(code_pb2.CANCELLED, "")
+    with pytest.raises(bptt_client.Unavailable) as caught:
+        handle.learn_one([1.0, 2.0])
+    assert caught.value.code == "CANCELLED"
 
 
 def test_sessions_are_listed_over_all_pages(fake, connect):

@@ -108,6 +108,12 @@ def test_columns_in_the_order_asked_for_and_quoted_or_marked_files(read):
         ("t,b\n2020-01-01,1\n,2\n", {"time": "t"}, "line 3: t is ''"),
         ("t,b\n2020-01-01,1\n", {"time": "t", "time_format": "%d.%m.%Y"}, r"t is '2020-01-01'; allowed: %d.%m.%Y"),
         ("t,b\n2020-01-02,1\n2020-01-01,2\n", {"time": "t"}, "line 3: t goes backwards"),
+        ("t,b\n0001-01-01,1\n", {"time": "t"}, "line 2: t is '0001-01-01': the timestamp is 0001-01-01 00:00:00+00:00"),
+        ("t,b\n2020-01-01,1\n9999-12-31,2\n", {"time": "t"}, "allowed: 1823-11-12T00:06:22Z..2116-02-20T23:53:38Z"),
+        ("t,b\n9999-12-31T23:59:59-09:00,2\n", {"time": "t"}, "line 2: t is '9999-12-31T23:59:59-09:00'"),
+        ("a;b\n1;2\n", {}, "separated by semicolons; allowed: by commas"),
+        ("a;b\n1,5;2,5\n", {}, "separated by semicolons; allowed: by commas"),
+        ("a\tb\n1\t2\n", {"features": "a"}, "separated by tabs; allowed: by commas"),
         (b"a,b\n\xff\xfe,2\n", {}, "not a CSV file in UTF-8"),
         ('a,b\n"1,2\n', {}, "not a CSV file"),
     ],
@@ -116,6 +122,10 @@ def test_what_cannot_be_read_is_named_by_file_line_and_what_is_allowed(read, tex
     with pytest.raises(Problem, match=r"data\.csv|--(features|time-format)") as caught:
         read(text, **options)
     assert words in str(caught.value)
+
+
+def test_one_column_may_have_any_name(read):
+    assert read("speed; m/s\n1\n2\n").features == ("speed; m/s",)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -181,6 +181,9 @@ def test_an_interrupted_run_leaves_no_session_and_says_so(server, csv, monkeypat
         (["--fit-rows", "301"], "--fit-rows 301; allowed: at most 300"),
         (["--start", "300"], "--start 300; allowed: 0..299"),
         (["--report", "/nowhere/out.json"], "its directory does not exist"),
+        (["--report", "/"], "/ cannot be written: Is a directory"),
+        (["--plot", "/dev/null/out.png"], "/dev/null/out.png: its directory does not exist"),
+        (["--plot", "out.xyz"], "out.xyz ends in '.xyz'; allowed: .eps, "),
         (["--horizon", "300"], "horizon is 300; allowed: 1..256"),
     ],
 )
@@ -205,14 +208,14 @@ def test_a_server_that_is_not_there_is_code_1(csv, capfd):
     assert "Unavailable" in capfd.readouterr().err
 
 
-def test_sessions_are_a_table_filtered_by_tag(server, new_id, capfd):
+def test_sessions_are_filtered_by_tag(server, new_id, capfd):
     name = new_id()
     with Client(server.target) as client:
         handle = client.create_session(name, features=["a"], tags={"site": name[-20:]}, learner={"hidden": 3})
         assert main(["sessions", "--server", server.target, "--tag", f"site={name[-20:]}"]) == 0
         assert "lstm" in capfd.readouterr().out
         assert main(["sessions", "--server", server.target, "--tag", "site=elsewhere"]) == 0
-        assert "no sessions" in capfd.readouterr().out
+        assert "no sessions" in capfd.readouterr().err
         handle.delete()
     assert main(["sessions", "--server", server.target, "--tag", "site"]) == 2
 

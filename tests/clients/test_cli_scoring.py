@@ -10,23 +10,27 @@ import pytest
 from bptt_client.cli.scoring import Scorer, Span, standard_deviations
 
 
-def by_hand(truth, mean, lower, upper, horizon, season, scale, span):
+def by_hand(truth, mean, lower, upper, horizon, season, scale, span, steps):
     """The definition, pair by pair."""
+    row_of = {step: row for row, step in enumerate(steps)}
     rows, targets = truth.shape
     pairs = []
     for t in range(rows):
-        if t + 1 < span.start or t + horizon >= span.stop or t + horizon >= rows:
+        ahead = [row_of.get(steps[t] + h) for h in range(1, horizon + 1)]
+        known = [row for row in ahead if row is not None]
+        if not all(span.start <= row < span.stop for row in known) or steps[t] + horizon > steps[-1]:
             continue
         for h in range(1, horizon + 1):
             for o in range(targets):
                 seen = [v for v in truth[: t + 1, o] if not math.isnan(v)]
-                value, forecast = truth[t + h, o], mean[t, h - 1, o]
+                row = ahead[h - 1]
+                value, forecast = math.nan if row is None else truth[row, o], mean[t, h - 1, o]
                 if math.isnan(value) or math.isnan(forecast) or not seen:
                     continue
                 naive = seen[-1]
                 if season:
-                    back = t + h - season * math.ceil(h / season)
-                    candidates = [truth[b, o] for b in (back, back - season) if b >= 0]
+                    back = steps[t] + h - season * math.ceil(h / season)
+                    candidates = [truth[row_of[b], o] for b in (back, back - season) if b in row_of]
                     naive_season = next((c for c in candidates if not math.isnan(c)), seen[-1])
                 else:
                     naive_season = math.nan
@@ -56,8 +60,10 @@ def means(pairs, season):
 
 @pytest.mark.parametrize(("horizon", "season"), [(1, None), (3, 4), (5, 2), (4, 4)])
 @pytest.mark.parametrize("batch", [1, 7, 60])
-def test_scores_are_those_of_the_definition(horizon, season, batch):
+@pytest.mark.parametrize("gaps", [False, True])
+def test_scores_are_those_of_the_definition(horizon, season, batch, gaps):
     random = np.random.default_rng(horizon)
+    steps = np.cumsum(random.choice([1, 2, 3, 9, 40], 60, p=[0.7, 0.1, 0.1, 0.05, 0.05])) if gaps else np.arange(60)
     truth = random.standard_normal((60, 2)).cumsum(0)
     truth[random.random(truth.shape) < 0.15] = np.nan
     truth[:3, 1] = np.nan
@@ -66,16 +72,17 @@ def test_scores_are_those_of_the_definition(horizon, season, batch):
     lower, upper = mean - 1.5, mean + 1.5
     lower[:10] = upper[:10] = np.nan
     scale, span = np.array([2.0, 0.5]), Span(8, 55)
-    scorer = Scorer(truth, horizon, season, scale, span)
+    scorer = Scorer(truth, horizon, season, scale, span, steps if gaps else None)
     for start in range(0, 60, batch):
         part = slice(start, start + batch)
         scorer.add(start, mean[part], lower[part], upper[part])
-    pairs = by_hand(truth, mean, lower, upper, horizon, season, scale, span)
+    pairs = by_hand(truth, mean, lower, upper, horizon, season, scale, span, steps.tolist())
     assert scorer.overall() == pytest.approx(means(pairs, season))
     for o in range(2):
         assert scorer.by_target(o) == pytest.approx(means([p for p in pairs if p[1] == o], season))
     for h in range(1, horizon + 1):
         assert scorer.by_horizon(h) == pytest.approx(means([p for p in pairs if p[0] == h], season))
+        assert scorer.of(1, h) == pytest.approx(means([p for p in pairs if p[:2] == (h, 1)], season))
     assert 0 < scorer.scored <= 55 - 8 + 1 - horizon + 1
 
 

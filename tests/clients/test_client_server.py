@@ -99,8 +99,12 @@ def test_learning_may_be_switched_off_and_the_rate_changed(client, handle):
     assert summary.last_sequence == 200
     with pytest.raises(bptt_client.InvalidRequest) as caught:
         handle.update(learning_rate=-1.0)
-    assert "learning_rate" in caught.value.field
+    assert caught.value.field == "learning_rate"
+    assert str(caught.value).startswith("learning_rate is -1")
     assert caught.value.allowed
+    with pytest.raises(bptt_client.InvalidRequest) as caught:
+        handle.update(credit_events=10**6)
+    assert caught.value.field == "credit_events"
 
 
 def test_one_by_one_by_stream_and_in_batches_learn_the_same(client, new_id):
@@ -143,6 +147,18 @@ def test_what_the_caller_got_wrong_changes_nothing(handle):
         handle.forecast(3)
     assert handle.last_sequence == handle.refresh().last_sequence == 10
     assert handle.learn_one(ROWS[10], timestamp=20).sequence == 11
+
+
+def test_a_refused_value_is_placed_in_the_callers_rows(handle):
+    handle.learn_many(ROWS[:10], timestamps=range(10))
+    rows = [*ROWS[:100], [1.0, math.inf], *ROWS[101:150]]
+    with pytest.raises(bptt_client.InvalidRequest, match=r"^row 100 \(sequence 101\): b is inf; allowed: ") as caught:
+        handle.learn_many(rows, timestamps=range(150), start=10)
+    assert (caught.value.row, caught.value.sequence) == (100, 101)
+    handle.refresh()
+    with pytest.raises(bptt_client.InvalidRequest, match=r"^rows 0\.\.2: timestamps_ns is 7; allowed: ") as caught:
+        handle.learn_many(ROWS[:3], timestamps=[2000, 7, 2001])
+    assert (caught.value.row, caught.value.sequence) == (None, None)
 
 
 def test_a_second_stream_takes_the_session_over(server, connect, client, handle):

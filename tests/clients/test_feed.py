@@ -146,6 +146,18 @@ def test_a_session_behind_is_found_when_the_channel_opens_even_with_nothing_to_s
         opened(feed, last_sequence=8)
 
 
+def test_a_session_deleted_under_an_open_channel_is_not_found_and_not_a_rewind():
+    feed = made()
+    opened(feed)
+    fill(feed, 8)
+    sent(feed)
+    answer(feed, 1, 4)
+    error = error_pb2.Error(code=5, reason="SESSION_NOT_FOUND", message="deleted")
+    message = forecast_pb2.StreamResponse(error=forecast_pb2.StreamError(channel=1, error=error, closed=True))
+    with pytest.raises(bptt_client.SessionNotFound):
+        feed.receive(message, 1.0)
+
+
 def test_an_answer_that_was_not_due_or_stops_short_is_a_protocol_error():
     feed = made()
     opened(feed)

@@ -127,6 +127,20 @@ def test_what_trying_again_does_not_mend_is_raised_at_once(fake, handle, trick, 
     assert fake.opens == (2 if trick == "recreate" else 1)
 
 
+def test_a_server_that_lost_the_session_itself_is_behind_its_acknowledgements_too(fake, handle):
+    fake.script.extend(["answer", "vanish"])
+    with pytest.raises(bptt_client.SessionRewound, match="is not there any more, though 10") as caught:
+        handle.learn_many(ROWS, batch=10)
+    assert (caught.value.acknowledged, caught.value.last_sequence) == (10, 0)
+    assert fake.opens == 2
+
+
+def test_a_session_that_vanished_before_anything_was_acknowledged_is_not_found(fake, handle):
+    fake.script.append("vanish")
+    with pytest.raises(bptt_client.SessionNotFound):
+        handle.learn_many(ROWS, batch=10)
+
+
 def test_two_writers_are_told_and_neither_overwrites(fake, connect):
     first, second = (connect(fake.target).create_session("s", **PAIR) for _ in range(2))
     first.learn_many(ROWS[:10])
@@ -202,7 +216,7 @@ def test_times_are_all_or_nothing_before_anything_travels(fake, handle):
     handle.refresh()
     handle.learn_many(ROWS[:5], timestamps=[10, 20, 30, 40, 50])
     assert [event[0] for event in fake.sessions["s"].events][-4:] == [20, 30, 40, 50]
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="1 timestamps for 5 rows"):
         handle.learn_many(ROWS[:5], timestamps=[60])
 
 

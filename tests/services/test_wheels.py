@@ -53,13 +53,18 @@ def build(folder: Path) -> list[Path]:
     return sorted(wheels.glob("*.whl"))
 
 
+def outside() -> dict[str, str]:
+    """This process's environment without what would make the checkout importable or configure the server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "BPTT_"))}
+
+
 def install(folder: Path, wheels: list[Path]) -> Path:
     """The bin folder of a new environment that holds the wheels and the pinned packages they ask for."""
     venv.create(folder / "env", with_pip=False, symlinks=True)
     bin_folder = folder / "env" / "bin"
     pip = [sys.executable, "-m", "pip", "--python", str(bin_folder / "python"), "--disable-pip-version-check"]
     constraints = ["--constraint", str(ROOT / "requirements" / "dev.txt")]
-    subprocess.run([*pip, "install", "--quiet", *constraints, *map(str, wheels)], check=True)
+    subprocess.run([*pip, "install", "--quiet", *constraints, *map(str, wheels)], check=True, env=outside())
     return bin_folder
 
 
@@ -90,12 +95,12 @@ def test_the_wheels_run_the_way_the_image_runs_them(tmp_path: Path) -> None:
     wheels = build(tmp_path)
     check_contents(wheels)
     bin_folder = install(tmp_path, wheels)
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "BPTT_"))}
-    outside["PATH"] = f"{bin_folder}:{outside['PATH']}"
+    environment = outside()
+    environment["PATH"] = f"{bin_folder}:{environment['PATH']}"
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=tmp_path, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     ports_file, data = tmp_path / "ports.json", tmp_path / "data"
@@ -104,7 +109,7 @@ def test_the_wheels_run_the_way_the_image_runs_them(tmp_path: Path) -> None:
     command = [{"0.0.0.0": "127.0.0.1", "/data": str(data)}.get(word, word) for word in command]
     command += ["--port", "0", "--http-port", "0", "--ports-file", str(ports_file)]
     with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env=outside, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not ports_file.exists() and server.poll() is None and time.monotonic() < deadline:

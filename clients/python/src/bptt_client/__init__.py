@@ -15,6 +15,7 @@ from bptt_client.aio_stream import AsyncStream
 from bptt_client.client import Client, SessionHandle, Watch
 from bptt_client.errors import (
     BpttError,
+    ClientClosed,
     CreditExceeded,
     DeadlineExceeded,
     InvalidRequest,
@@ -59,6 +60,7 @@ __all__ = [
     "BatchResult",
     "BpttError",
     "Client",
+    "ClientClosed",
     "CreditExceeded",
     "DeadlineExceeded",
     "Forecast",

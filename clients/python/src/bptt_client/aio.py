@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -13,8 +14,8 @@ import grpc
 import grpc.aio
 
 from bptt.v1 import forecast_pb2_grpc, session_pb2_grpc
-from bptt_client import answers, calls
-from bptt_client.aio_stream import AsyncStream
+from bptt_client import answers, calls, errors
+from bptt_client.aio_stream import AsyncStream, being_cancelled
 from bptt_client.answers import Known
 from bptt_client.feed import Feed, Resume
 from bptt_client.replies import BatchResult, Forecast, Reply, Session, Summary
@@ -56,7 +57,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; calls still running fail."""
+        """Closes the connection. Watches end; calls and streams still running, and new ones, raise ClientClosed."""
         await self._channel.close()
 
     async def create_session(
@@ -113,10 +114,20 @@ class AsyncClient:
 
     async def _run(self, call: calls.Call[T], known: Known | None = None) -> T:
         try:
-            answer = await self._methods[call.method](call.request, timeout=self._timeout_s)
+            answer = await self._begin(call.method, call.request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise answers.failure(error, known) from error
+            raise answers.failure(error, known, call.prefixes) from error
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            raise errors.ClientClosed from None
         return call.decode(answer)
+
+    def _begin(self, method: str, request: Any, **options: Any) -> Any:
+        try:
+            return self._methods[method](request, **options)
+        except grpc.aio.UsageError as error:  # gRPC's word for a closed channel
+            raise errors.ClientClosed from error
 
 
 class AsyncSessionHandle:
@@ -163,7 +174,9 @@ class AsyncSessionHandle:
         return session
 
     async def learn_one(self, row: Row, *, timestamp: Time | None = None) -> Reply:
-        """Sends one event and waits for its reply. After a timeout, repeating the same row is safe."""
+        """Sends one event and waits for its reply. After a timeout or a cancellation the server may have taken it or
+        not: repeating the same row is safe; before any other, call refresh().
+        """
         async with self._one_at_a_time:
             return await self._client._run(calls.learn_one(self._known, row, timestamp), self._known)
 
@@ -183,10 +196,12 @@ class AsyncSessionHandle:
 
         `reply` says which events are answered: every one, the last of each batch, or none; `on_reply` gets those
         replies, `on_batch` whole batches. At most `in_flight` events are unacknowledged at a time (None: the
-        server's credit).
+        server's credit). Where it ends early, the server may have taken more than was acknowledged: call refresh()
+        before sending other rows. Raises InvalidRequest with the `row` that was refused; those before its batch are
+        learned.
         """
         tally = calls.Tally(self.last_sequence, on_reply, on_batch)
-        async with self._stream(reply, batch, False, in_flight) as stream:
+        async with self._stream(reply, batch, False, in_flight, start) as stream:
             async for row, timestamp in calls.paired_async(rows, timestamps, start):
                 await stream.send(row, timestamp)
                 tally.add(stream.results())
@@ -198,7 +213,7 @@ class AsyncSessionHandle:
         """A live feed, to be used in an `async with`: an event leaves at once while nothing is in flight, else in
         batches.
         """
-        return self._stream(reply, batch, True, None)
+        return self._stream(reply, batch, True, None, 0)
 
     async def forecast(self, horizon: int | None = None) -> Forecast:
         """The forecast after the last acknowledged event. Changes nothing. Raises NoEvents before the first."""
@@ -208,7 +223,7 @@ class AsyncSessionHandle:
         """Outcomes as they are acknowledged, whoever sends the events. Iterate; close it, or use it in an `async
         with`.
         """
-        return AsyncWatch(self._client._methods["Watch"](calls.watch(self._known)), self._known)
+        return AsyncWatch(self._client, self._known)
 
     async def update(self, **changes: Any) -> Session:
         """Changes learning, learning_rate, tags or credit_events of this incarnation; None returns one to its
@@ -220,9 +235,11 @@ class AsyncSessionHandle:
         """Removes this incarnation of the session."""
         await self._client.delete_session(self.session_id, session_uid=self.uid)
 
-    def _stream(self, reply: calls.ReplyMode, batch: int, live: bool, in_flight: int | None) -> AsyncStream:
-        feed = Feed(self._known, reply, batch, live, in_flight, self._client._resume)
-        return AsyncStream(self._client._methods["Stream"], feed)
+    def _stream(
+        self, reply: calls.ReplyMode, batch: int, live: bool, in_flight: int | None, first_row: int
+    ) -> AsyncStream:
+        feed = Feed(self._known, reply, batch, live, in_flight, self._client._resume, first_row)
+        return AsyncStream(partial(self._client._begin, "Stream"), feed)
 
 
 class AsyncWatch:
@@ -230,8 +247,8 @@ class AsyncWatch:
     outcomes the server dropped because this reader was too slow.
     """
 
-    def __init__(self, call: Any, known: Known) -> None:
-        self._call, self._reading = call, calls.WatchReading(known)
+    def __init__(self, client: AsyncClient, known: Known) -> None:
+        self._call, self._reading = client._begin("Watch", calls.watch(known)), calls.WatchReading(known)
         self._closed = False
 
     async def __aenter__(self) -> AsyncWatch:
@@ -260,6 +277,9 @@ class AsyncWatch:
         except grpc.RpcError as error:
             if not self._closed:
                 raise answers.failure(error) from error
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
 
     async def close(self) -> None:
         """Ends the watch."""

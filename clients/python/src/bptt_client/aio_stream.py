@@ -11,9 +11,8 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-import grpc.aio
 
-from bptt_client import answers, errors
+from bptt_client import answers
 from bptt_client.feed import Feed, Step
 from bptt_client.replies import BatchResult, Reply
 from bptt_client.rows import Row, Time
@@ -114,7 +113,9 @@ class AsyncStream:
             raise self._failure
 
     async def abort(self) -> None:
-        """Ends the stream now. What is not acknowledged may or may not have been taken."""
+        """Ends the stream now. What is not acknowledged may have been taken or not: call the handle's refresh() before
+        sending anything else.
+        """
         if self._driver is not None:
             self._driver.cancel()
             await asyncio.wait([self._driver])
@@ -151,10 +152,7 @@ class AsyncStream:
         """One connection, from opening to its end and the wait after it."""
         self._outbox = outbox = asyncio.Queue[Any]()
         outbox.put_nowait(self._feed.opening())
-        try:
-            call = self._open_call(_until_none(outbox))
-        except grpc.aio.UsageError as error:  # gRPC's word for a closed channel
-            raise errors.Unavailable("the client was closed", code="UNAVAILABLE") from error
+        call = self._open_call(_until_none(outbox))
         try:
             step = await self._listen(call)
         finally:
@@ -177,10 +175,17 @@ class AsyncStream:
         except grpc.RpcError as failed:
             error = answers.failure(failed, self._feed.known)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise  # the stream is meant; otherwise only its call was cancelled, by closing the client
+            if being_cancelled():
+                raise
         return self._feed.lost(error)
+
+
+def being_cancelled() -> bool:
+    """Whether a CancelledError is meant for the running task; otherwise only its call was cancelled, by closing the
+    client.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def _until_none(outbox: asyncio.Queue[Any]) -> AsyncIterator[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import grpc
 from google.rpc import error_details_pb2
@@ -17,6 +18,7 @@ from bptt_client import config, errors
 from bptt_client.replies import UPDATE_NAMES, BatchResult, Outcomes, Scores, Session, UpdateCounts
 
 T = TypeVar("T")
+_IN_BATCH: Final = re.compile(r"values\[(\d+)\]\[(\d+)\]")
 
 
 @dataclass(slots=True)
@@ -100,8 +102,8 @@ def read_outcomes(message: forecast_pb2.Outcomes, targets: tuple[str, ...]) -> O
     )
 
 
-def failure(error: grpc.RpcError, known: Known | None = None) -> errors.BpttError:
-    """The exception for a call that ended badly, from its status and `google.rpc` details."""
+def failure(error: grpc.RpcError, known: Known | None = None, prefixes: Sequence[str] = ()) -> errors.BpttError:
+    """The exception for a call that ended badly, from its status and `google.rpc` details; `prefixes` as in `named`."""
     call = cast(grpc.Call, error)
     code, message = call.code().name, call.details() or ""
     reason, metadata, delay = "", dict[str, str](), None
@@ -115,7 +117,7 @@ def failure(error: grpc.RpcError, known: Known | None = None) -> errors.BpttErro
             reason, metadata = info.reason, dict(info.metadata)
         elif detail.Unpack(retry):
             delay = retry.retry_delay.ToTimedelta().total_seconds()
-    return rewound(errors.from_facts(code, reason, message, metadata, delay), known)
+    return named(rewound(errors.from_facts(code, reason, message, metadata, delay), known), prefixes)
 
 
 def stream_failure(error: error_pb2.Error) -> errors.BpttError:
@@ -123,6 +125,32 @@ def stream_failure(error: error_pb2.Error) -> errors.BpttError:
     code = errors.CODES[error.code] if 0 <= error.code < len(errors.CODES) else "UNKNOWN"
     delay = error.retry_delay.ToTimedelta().total_seconds() if error.HasField("retry_delay") else None
     return errors.from_facts(code, error.reason, error.message, error.metadata, delay)
+
+
+def located(error: errors.BpttError, known: Known, first_sequence: int, first_row: int, count: int) -> errors.BpttError:
+    """The same error of a batch of `count` events, the first with `first_sequence` and the caller's `first_row`, with
+    the place of a refused value in the caller's numbering.
+    """
+    if isinstance(error, errors.InvalidRequest):
+        where = f"rows {first_row}..{first_row + count - 1}"
+        place = _IN_BATCH.fullmatch(error.field)
+        text = str(error)
+        if place is not None:
+            error.row, error.sequence = first_row + int(place[1]), first_sequence + int(place[1])
+            where = f"row {error.row} (sequence {error.sequence})"
+            text = text.replace(place[0], known.features[int(place[2])])
+        error.args = (f"{where}: {text}",)
+    return error
+
+
+def named(error: errors.BpttError, prefixes: Sequence[str]) -> errors.BpttError:
+    """The same error with the refused field under the caller's name for it: its path without one of `prefixes`."""
+    prefix = next((p for p in prefixes if isinstance(error, errors.InvalidRequest) and error.field.startswith(p)), "")
+    if prefix:
+        path = error.metadata["field"]
+        error.metadata["field"] = path.removeprefix(prefix)
+        error.args = (str(error).replace(path, error.metadata["field"]),)
+    return error
 
 
 def rewound(error: errors.BpttError, known: Known | None) -> errors.BpttError:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from google.protobuf.message import Message
@@ -41,7 +42,7 @@ _RETRY_POLICY: Final = {
     "initialBackoff": "0.1s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],  # the latter: see errors.BY_CODE
 }
 _SERVICE_CONFIG: Final = {
     "methodConfig": [
@@ -62,11 +63,14 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One unary request: the method's name, the message, and how to read the answer."""
+    """One unary request: the method's name, the message, how to read the answer, and what stands before the caller's
+    names of the fields in the message's.
+    """
 
     method: str
     request: Message
     decode: Callable[[Any], T]
+    prefixes: tuple[str, ...] = ()
 
 
 def configuration(
@@ -105,7 +109,7 @@ def create_session(
         request.learning = learning
     if credit_events is not None:
         request.limits.credit_events = credit_events
-    return Call("CreateSession", request, lambda answer: read_session(answer.session))
+    return Call("CreateSession", request, lambda answer: read_session(answer.session), ("config.", "limits."))
 
 
 def get_session(session_id: str) -> Call[Session]:
@@ -137,7 +141,8 @@ def update_session(session_id: str, uid: str, changes: Mapping[str, Any]) -> Cal
             request.changes.limits.credit_events = value
         else:
             setattr(request.changes, name, value)
-    return Call("UpdateSession", request, lambda answer: read_session(answer.session))
+    prefixes = ("changes.limits.", "changes.", "config.learner.", "learner.")
+    return Call("UpdateSession", request, lambda answer: read_session(answer.session), prefixes)
 
 
 def delete_session(session_id: str, uid: str) -> Call[None]:
@@ -187,12 +192,25 @@ def event_batch(uid: str, first_sequence: int, values: array[float], times: Sequ
 
 
 def paired(rows: Iterable[Row], timestamps: Iterable[Time] | None, start: int) -> Iterator[tuple[Row, Time | None]]:
-    """Rows with their times, the first `start` left out. Raises ValueError if the two differ in length."""
-    pairs: Iterator[tuple[Row, Time | None]]
-    pairs = ((row, None) for row in rows) if timestamps is None else zip(rows, timestamps, strict=True)
+    """Rows with their times, the first `start` left out. Raises ValueError if the two differ in length, before the
+    first where both are known.
+    """
+    pairs = ((row, None) for row in rows) if timestamps is None else _zipped(rows, timestamps)
     for number, pair in enumerate(pairs):
         if number >= start:
             yield pair
+
+
+def _zipped(rows: Iterable[Row], timestamps: Iterable[Time]) -> Iterator[tuple[Row, Time]]:
+    if isinstance(rows, Sized) and isinstance(timestamps, Sized) and len(rows) != len(timestamps):
+        raise ValueError(f"{len(timestamps)} timestamps for {len(rows)} rows; allowed: one per row")
+    missing: Any = object()
+    for number, (row, timestamp) in enumerate(zip_longest(rows, timestamps, fillvalue=missing)):
+        if timestamp is missing:
+            raise ValueError(f"{number} timestamps for more rows than {number}; allowed: one per row")
+        if row is missing:
+            raise ValueError(f"more timestamps than {number} for {number} rows; allowed: one per row")
+        yield row, timestamp
 
 
 async def paired_async(

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 
 from bptt.v1 import forecast_pb2_grpc, session_pb2_grpc
-from bptt_client import answers, calls
+from bptt_client import answers, calls, errors
 from bptt_client.answers import Known
 from bptt_client.feed import Feed, Resume
 from bptt_client.replies import BatchResult, Forecast, Reply, Session, Summary
@@ -45,6 +46,7 @@ class Client:
         forecasts = forecast_pb2_grpc.ForecastServiceStub(self._channel)
         self._methods: dict[str, Any] = {**vars(sessions), **vars(forecasts)}
         self._timeout_s, self._resume = timeout_s, resume or Resume()
+        self._closed = False
 
     def __enter__(self) -> Client:
         return self
@@ -55,7 +57,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; calls still running fail."""
+        """Closes the connection. Watches end; calls and streams still running, and new ones, raise ClientClosed."""
+        self._closed = True
         self._channel.close()
 
     def create_session(
@@ -111,10 +114,17 @@ class Client:
 
     def _run(self, call: calls.Call[T], known: Known | None = None) -> T:
         try:
-            answer = self._methods[call.method](call.request, timeout=self._timeout_s)
+            answer = self._begin(call.method, call.request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise answers.failure(error, known) from error
+            failed = answers.failure(error, known, call.prefixes)
+            raise errors.ClientClosed() if self._closed and failed.code == "CANCELLED" else failed from error
         return call.decode(answer)
+
+    def _begin(self, method: str, request: Any, **options: Any) -> Any:
+        try:
+            return self._methods[method](request, **options)
+        except ValueError as error:  # gRPC's word for a closed channel
+            raise errors.ClientClosed from error
 
 
 class SessionHandle:
@@ -161,7 +171,9 @@ class SessionHandle:
         return session
 
     def learn_one(self, row: Row, *, timestamp: Time | None = None) -> Reply:
-        """Sends one event and waits for its reply. After a timeout, repeating the same row is safe."""
+        """Sends one event and waits for its reply. After a timeout or a cancellation the server may have taken it or
+        not: repeating the same row is safe; before any other, call refresh().
+        """
         with self._one_at_a_time:
             return self._client._run(calls.learn_one(self._known, row, timestamp), self._known)
 
@@ -181,10 +193,12 @@ class SessionHandle:
 
         `reply` says which events are answered: every one, the last of each batch, or none; `on_reply` gets those
         replies, `on_batch` whole batches. At most `in_flight` events are unacknowledged at a time (None: the
-        server's credit).
+        server's credit). Where it ends early, the server may have taken more than was acknowledged: call refresh()
+        before sending other rows. Raises InvalidRequest with the `row` that was refused; those before its batch are
+        learned.
         """
         tally = calls.Tally(self.last_sequence, on_reply, on_batch)
-        with self._stream(reply, batch, False, in_flight) as stream:
+        with self._stream(reply, batch, False, in_flight, start) as stream:
             for row, timestamp in calls.paired(rows, timestamps, start):
                 stream.send(row, timestamp)
                 tally.add(stream.results())
@@ -194,7 +208,7 @@ class SessionHandle:
 
     def stream(self, *, reply: calls.ReplyMode = "every", batch: int = calls.DEFAULT_BATCH) -> Stream:
         """A live feed, to be used in a `with`: an event leaves at once while nothing is in flight, else in batches."""
-        return self._stream(reply, batch, True, None)
+        return self._stream(reply, batch, True, None, 0)
 
     def forecast(self, horizon: int | None = None) -> Forecast:
         """The forecast after the last acknowledged event. Changes nothing. Raises NoEvents before the first."""
@@ -202,7 +216,7 @@ class SessionHandle:
 
     def watch(self) -> Watch:
         """Outcomes as they are acknowledged, whoever sends the events. Iterate; close it, or use it in a `with`."""
-        return Watch(self._client._methods["Watch"](calls.watch(self._known)), self._known)
+        return Watch(self._client, self._known)
 
     def update(self, **changes: Any) -> Session:
         """Changes learning, learning_rate, tags or credit_events of this incarnation; None returns one to its
@@ -214,9 +228,9 @@ class SessionHandle:
         """Removes this incarnation of the session."""
         self._client.delete_session(self.session_id, session_uid=self.uid)
 
-    def _stream(self, reply: calls.ReplyMode, batch: int, live: bool, in_flight: int | None) -> Stream:
-        feed = Feed(self._known, reply, batch, live, in_flight, self._client._resume)
-        return Stream(self._client._methods["Stream"], feed)
+    def _stream(self, reply: calls.ReplyMode, batch: int, live: bool, in_flight: int | None, first_row: int) -> Stream:
+        feed = Feed(self._known, reply, batch, live, in_flight, self._client._resume, first_row)
+        return Stream(partial(self._client._begin, "Stream"), feed)
 
 
 class Watch:
@@ -224,8 +238,9 @@ class Watch:
     outcomes the server dropped because this reader was too slow.
     """
 
-    def __init__(self, call: Any, known: Known) -> None:
-        self._call, self._reading = call, calls.WatchReading(known)
+    def __init__(self, client: Client, known: Known) -> None:
+        self._call, self._reading = client._begin("Watch", calls.watch(known)), calls.WatchReading(known)
+        self._client = client
         self._closed = False
 
     def __enter__(self) -> Watch:
@@ -251,7 +266,7 @@ class Watch:
             for message in self._call:
                 yield from self._reading.read(message)
         except grpc.RpcError as error:
-            if not self._closed:
+            if not (self._closed or self._client._closed):
                 raise answers.failure(error) from error
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """What can go wrong, one exception per row of the server's error table. Knows no transport: facts in, exceptions out.
 
 BpttError                       everything below; .code .reason .metadata .retry_delay_s
-├── InvalidRequest              a value outside its allowed range; .field .value .allowed
+├── InvalidRequest              a value outside its allowed range; .field .value .allowed .row .sequence
 │   └── MessageTooLarge         a request above the server's message limit
 ├── SessionNotFound             no session of that id; .session_id
 ├── SessionExists               the id is taken by a session of another configuration; .differences
@@ -17,7 +17,8 @@ BpttError                       everything below; .code .reason .metadata .retry
 │   ├── CreditExceeded          more events in flight than the session may have
 │   └── LimitReached            a number of things (sessions, streams, watchers) is at its limit
 ├── Unavailable                 no server there, or the connection broke
-│   └── ServerDraining          the server is stopping
+│   ├── ServerDraining          the server is stopping
+│   └── ClientClosed            the client was closed, here; nothing was sent
 ├── DeadlineExceeded            no answer within the timeout; whether it was done is not known
 ├── ProtocolError               the two sides do not speak the same protocol
 └── ServerError                 the server failed; its log says why
@@ -62,7 +63,12 @@ class BpttError(Exception):
 
 
 class InvalidRequest(BpttError):
-    """A value outside its allowed range; nothing was changed."""
+    """A value outside its allowed range; nothing was changed. In a stream, `row` counts what was given to it from 0
+    (with `learn_many`, the rows left out by `start` too) and `sequence` is that event's; None if it was no event's.
+    """
+
+    row: int | None = None
+    sequence: int | None = None
 
     @property
     def field(self) -> str:
@@ -118,10 +124,12 @@ class SessionSuperseded(BpttError):
 class SessionRewound(BpttError):
     """The server is behind what it had acknowledged, so events are lost. Never retried: send them again, knowingly."""
 
-    def __init__(self, session_id: str, acknowledged: int, last_sequence: int) -> None:
+    def __init__(self, session_id: str, acknowledged: int, last_sequence: int, *, exists: bool = True) -> None:
+        found = f"is at sequence {last_sequence}" if exists else "is not there any more"
+        remedy = "handle.refresh() adopts its state; send the events after it again"
         super().__init__(
-            f"session {session_id!r} is at sequence {last_sequence}, though {acknowledged} had been acknowledged: the "
-            f"server lost what it learned since. handle.refresh() adopts its state; send the events after it again",
+            f"session {session_id!r} {found}, though {acknowledged} had been acknowledged: the server lost what it "
+            f"learned since. {remedy if exists else 'Create it and send the events again'}",
             code="DATA_LOSS",
             reason="SESSION_REWOUND",
             metadata={"session_id": session_id, "last_sequence": str(last_sequence)},
@@ -175,6 +183,13 @@ class ServerDraining(Unavailable):
     """The server is stopping."""
 
 
+class ClientClosed(Unavailable):
+    """The client was closed, here: its calls, streams and watches end, and no more can be made."""
+
+    def __init__(self) -> None:
+        super().__init__("the client was closed", code="CANCELLED")
+
+
 class DeadlineExceeded(BpttError):
     """No answer within the timeout. Whether the request was carried out is not known; repeating it is safe."""
 
@@ -207,12 +222,14 @@ BY_REASON: Final[dict[str, type[BpttError]]] = {
     "DRAINING": ServerDraining,
     "CHANNEL_IN_USE": ProtocolError,
     "CHANNEL_UNKNOWN": ProtocolError,
+    "STREAM_IDLE": ProtocolError,
     "END_MISSING": ProtocolError,
     "SKIPPED": ProtocolError,
     "INTERNAL": ServerError,
 }
 
 BY_CODE: Final[dict[str, type[BpttError]]] = {
+    "CANCELLED": Unavailable,  # by the other side: a server that stops just as the call arrives
     "INVALID_ARGUMENT": InvalidRequest,
     "NOT_FOUND": SessionNotFound,
     "ALREADY_EXISTS": SessionExists,

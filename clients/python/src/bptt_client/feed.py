@@ -86,11 +86,18 @@ class Feed:
     """The decisions of one stream of one session.
 
     `live`: do not wait for a full batch while nothing is in flight. `in_flight`: a bound of the caller's own on
-    events sent and not acknowledged, within the server's credit.
+    events sent and not acknowledged, within the server's credit. `first_row`: the caller's number of the first row.
     """
 
     def __init__(
-        self, known: Known, reply: calls.ReplyMode, batch: int, live: bool, in_flight: int | None, resume: Resume
+        self,
+        known: Known,
+        reply: calls.ReplyMode,
+        batch: int,
+        live: bool,
+        in_flight: int | None,
+        resume: Resume,
+        first_row: int = 0,
     ) -> None:
         if reply not in calls.REPLY_MODES:
             raise ValueError(f"reply is {reply!r}; allowed: {', '.join(calls.REPLY_MODES)}")
@@ -101,6 +108,7 @@ class Feed:
         self._own_limit = min(in_flight or MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED)
         self._limit, self._most = min(batch, self._own_limit), batch
         self._open = _Batch(known.last_sequence + 1)
+        self._row_of_sequence_0 = first_row - self._open.first
         self._waiting: deque[_Batch] = deque()  # complete, not sent on this connection
         self._sent: deque[_Batch] = deque()  # sent on this connection, no answer yet
         self._again: list[_Batch] = []  # refused on this connection, to be sent again once every answer is in
@@ -252,10 +260,11 @@ class Feed:
     def _on_error(self, message: forecast_pb2.StreamError) -> Step:
         error = answers.rewound(answers.stream_failure(message.error), self.known)
         if message.first_sequence == 0 or message.closed:
-            return Step(self._retry_after(error), reconnect=True)
+            return Step(self._retry_after(self._gone(error)), reconnect=True)
         skipped = message.error.reason == "SKIPPED"
         out_of_step = skipped and not self._again
         batch = self._answered(message.first_sequence)
+        error = answers.located(error, self.known, batch.first, self._row_of_sequence_0 + batch.first, batch.count)
         self._again.append(batch)
         pause = 0.0
         if out_of_step:
@@ -269,6 +278,12 @@ class Feed:
         if not self._sent:
             self._put_back()
         return Step(pause)
+
+    def _gone(self, error: errors.BpttError) -> errors.BpttError:
+        """A session that a connection before this one had, and that was acknowledged to have events, was lost."""
+        acknowledged = self.known.last_sequence
+        lost = isinstance(error, errors.SessionNotFound) and self.reconnects and not self._connected and acknowledged
+        return errors.SessionRewound(self.known.session_id, acknowledged, 0, exists=False) if lost else error
 
     def _answered(self, first_sequence: int) -> _Batch:
         if not self._sent or self._sent[0].first != first_sequence:
@@ -287,7 +302,7 @@ class Feed:
         """
         if self._finishing and self.settled():
             return OVER  # nothing was left to say but goodbye
-        if error is None or (error.reason == "" and error.code in ("CANCELLED", "UNKNOWN", "INTERNAL")):
+        if error is None or (error.reason == "" and error.code in ("UNKNOWN", "INTERNAL")):
             text = "the connection ended early" if error is None else f"the connection broke: {error}"
             error = errors.Unavailable(text, code="UNAVAILABLE")
         return Step(self._retry_after(error), reconnect=True)

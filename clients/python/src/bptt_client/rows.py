@@ -2,7 +2,7 @@
 sessions.
 
 A row is a mapping by feature name (a missing key or None is a missing value), a sequence in feature order, or a bare
-number where there is one feature. A time is an aware `datetime` or an integer of nanoseconds since 1970.
+number (or None) where there is one feature. A time is an aware `datetime` or an integer of nanoseconds since 1970.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import operator
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any, SupportsIndex
 
@@ -18,6 +19,7 @@ Row = Mapping[str, float | None] | Sequence[float | None] | float
 Time = datetime | SupportsIndex
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FURTHEST_NS = 2**62
 
 
 def encode_row(row: Any, features: Sequence[str]) -> array[float]:
@@ -26,9 +28,10 @@ def encode_row(row: Any, features: Sequence[str]) -> array[float]:
     """
     if isinstance(row, Mapping):
         return _from_mapping(row, features)
-    if isinstance(row, str | bytes | bytearray):
-        raise TypeError(f"a row is a mapping, a sequence of numbers or a number, not {type(row).__name__}")
-    values = _from_sequence(row, features) if isinstance(row, Iterable) else _numbers([row], features)
+    if isinstance(row, str | bytes | bytearray | AbstractSet) or (row is None and len(features) > 1):
+        without = ", which has no order" if isinstance(row, AbstractSet) else ""
+        raise TypeError(f"a row is a mapping, a sequence of numbers or a number, not {type(row).__name__}{without}")
+    values = _from_sequence(list(row), features) if isinstance(row, Iterable) else _numbers([row], features)
     if len(values) != len(features):
         names = ", ".join(features)
         raise ValueError(f"the row has {len(values)} values; allowed: {len(features)}, one per feature ({names})")
@@ -43,37 +46,43 @@ def _from_mapping(row: Mapping[Any, Any], features: Sequence[str]) -> array[floa
     return values
 
 
-def _from_sequence(row: Iterable[Any], features: Sequence[str]) -> array[float]:
+def _from_sequence(row: list[Any], features: Sequence[str]) -> array[float]:
     try:
         return array("d", row)
-    except TypeError:
-        return _numbers(list(row), features)
+    except (TypeError, OverflowError):
+        return _numbers(row, features)
 
 
 def _numbers(row: Sequence[Any], features: Sequence[str]) -> array[float]:
     values = array("d")
     for i, value in enumerate(row):
+        name = features[i] if i < len(features) else f"value {i}"
         try:
             values.append(math.nan if value is None else value)
         except TypeError:
-            name = features[i] if i < len(features) else f"value {i}"
             raise TypeError(f"{name} is {value!r}; allowed: a number, or None where it is missing") from None
+        except OverflowError:
+            raise ValueError(f"{name} is beyond 1e308; allowed: NaN (missing) or ±1e+100") from None
     return values
 
 
 def encode_time(time: Time | None) -> int | None:
-    """Nanoseconds since 1970. Raises TypeError for a float or text, ValueError for a datetime without a time zone."""
+    """Nanoseconds since 1970. Raises TypeError for a float or text, ValueError for a datetime without a time zone or
+    a time out of range.
+    """
     if time is None:
         return None
     if isinstance(time, datetime):
         if time.tzinfo is None or time.utcoffset() is None:
             raise ValueError(f"{time.isoformat()} has no time zone; allowed: an aware datetime, e.g. tzinfo=UTC")
         since = time - _EPOCH
-        return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
-    if isinstance(time, bool) or not isinstance(time, SupportsIndex):
+        number = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
+    elif isinstance(time, bool) or not isinstance(time, SupportsIndex):
         allowed = "an aware datetime or an integer of nanoseconds since 1970"
         raise TypeError(f"the timestamp is {time!r}; allowed: {allowed} (a float cannot hold nanoseconds)")
-    number = operator.index(time)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"the timestamp is {number}; allowed: nanoseconds since 1970, -2^62..2^62")
+    else:
+        number = operator.index(time)
+    if abs(number) > _FURTHEST_NS:
+        allowed = "1823-11-12T00:06:22Z..2116-02-20T23:53:38Z, which is ±2^62 nanoseconds around 1970"
+        raise ValueError(f"the timestamp is {time}; allowed: {allowed}")
     return number

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from bptt_client import answers, errors
+from bptt_client import answers
 from bptt_client.feed import OVER, Feed, Step
 from bptt_client.replies import BatchResult, Reply
 from bptt_client.rows import Row, Time
@@ -115,7 +115,9 @@ class Stream:
             raise self._failure
 
     def abort(self) -> None:
-        """Ends the stream now. What is not acknowledged may or may not have been taken."""
+        """Ends the stream now. What is not acknowledged may have been taken or not: call the handle's refresh() before
+        sending anything else.
+        """
         with self._changed:
             self._aborted = True
             if self._call is not None:
@@ -157,10 +159,7 @@ class Stream:
                 return OVER
             outbox.put(self._feed.opening())
             self._outbox = outbox
-            try:
-                self._call = call = self._open_call(iter(outbox.get, None))
-            except ValueError as error:  # gRPC's word for a closed channel
-                raise errors.Unavailable("the client was closed", code="UNAVAILABLE") from error
+            self._call = call = self._open_call(iter(outbox.get, None))
         try:
             step = self._listen(call)
         finally:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bptt_client.cli.problems import Problem
 from bptt_client.rows import encode_time
 
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 MISSING = frozenset({"", "nan", "null"})
 # Tried in this order on every row of the file, after ISO 8601.
 _YEAR_FIRST = ("%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y/%m/%d")
@@ -81,6 +82,7 @@ def _read_table(path: Path) -> _Table:
     if not numbered:
         raise Problem(f"{path}: the file is empty; allowed: a header line, then one row per event")
     header = [name.strip() for name in numbered[0][1]]
+    _check_separator(path, [row for _, row in numbered[:2]])
     table = _Table(path, header, [line for line, _ in numbered[1:]], [row for _, row in numbered[1:]])
     _check_header(path, header)
     if not table.rows:
@@ -89,6 +91,12 @@ def _read_table(path: Path) -> _Table:
         if len(row) != len(header):
             raise Problem(f"{table.at(i)}: {len(row)} values; allowed: {len(header)}, one per column of the header")
     return table
+
+
+def _check_separator(path: Path, first_rows: list[list[str]]) -> None:
+    for separator, word in _OTHER_SEPARATORS.items():
+        if len(first_rows[0]) == 1 and all(any(separator in cell for cell in row) for row in first_rows):
+            raise Problem(f"{path}: the values seem to be separated by {word}; allowed: by commas")
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -172,7 +180,7 @@ def _times(table: _Table, name: str, time_format: str | None) -> list[int]:
         parsers.insert(0, datetime.fromisoformat)
     reached = 0
     for parse in parsers:
-        times, good = _parse_all(cells, parse)
+        times, good = _parse_all(table, name, cells, parse)
         if good == len(cells):
             return _ordered(table, name, times)
         reached = max(reached, good)
@@ -184,7 +192,9 @@ def _strptime(pattern: str) -> Callable[[str], datetime]:
     return lambda cell: datetime.strptime(cell, pattern)  # noqa: DTZ007 - a time without a zone is UTC, see _parse_all
 
 
-def _parse_all(cells: Sequence[str], parse: Callable[[str], datetime]) -> tuple[list[int], int]:
+def _parse_all(
+    table: _Table, name: str, cells: Sequence[str], parse: Callable[[str], datetime]
+) -> tuple[list[int], int]:
     """Times in nanoseconds, and how many rows were understood before the first that was not."""
     times: list[int] = []
     for cell in cells:
@@ -192,7 +202,10 @@ def _parse_all(cells: Sequence[str], parse: Callable[[str], datetime]) -> tuple[
             time = parse(cell)
         except ValueError:
             break
-        number = encode_time(time if time.tzinfo is not None else time.replace(tzinfo=UTC))
+        try:
+            number = encode_time(time if time.tzinfo is not None else time.replace(tzinfo=UTC))
+        except ValueError as error:  # its range
+            raise Problem(f"{table.at(len(times))}: {name} is {cell!r}: {error}") from error
         assert number is not None
         times.append(number)
     return times, len(times)

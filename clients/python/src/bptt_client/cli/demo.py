@@ -14,7 +14,7 @@ from rich.panel import Panel
 from bptt_client import Client, SessionHandle
 from bptt_client.cli import plant, plot, report
 from bptt_client.cli.local_server import LocalServer, local_server
-from bptt_client.cli.problems import Problem
+from bptt_client.cli.outputs import check_writable
 from bptt_client.cli.progress import progress
 from bptt_client.cli.running import Run, stream_rows
 from bptt_client.cli.scoring import Scorer, Span, standard_deviations
@@ -39,9 +39,9 @@ Watch the error: 1.00 × naive is no better than repeating the last value, below
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs the demonstration. Raises Problem if no server is installed."""
-    if not arguments.plot.absolute().parent.is_dir():
-        raise Problem(f"{arguments.plot}: its directory does not exist")
+    """Runs the demonstration. Raises Problem if no server is installed or the picture cannot be written."""
+    plot.check_format(arguments.plot)
+    check_writable(arguments.plot)
     console = Console(highlight=False)
     paragraphs = (" ".join(text.split()) for text in _INTRODUCTION.split("\n\n"))
     console.print(Panel("\n\n".join(paragraphs), title="A plant that is learned while it runs", title_align="left"))
@@ -85,7 +85,7 @@ def _stream(
 def _show(console: Console, outcome: Run, server: LocalServer, events: int) -> None:
     console.print()
     result = report.as_json(outcome, TARGETS, HORIZON)
-    report.show(console, result, "the simulated plant", "in standard deviations of each target", BATCH)
+    report.show(console, result, outcome.scorer, "the simulated plant", "", BATCH)
     console.print("\nHow it learned (squared error as a share of the naive forecast's):")
     change = int(plant.CHANGE * events)
     for words, start, stop in _phases(events, change):

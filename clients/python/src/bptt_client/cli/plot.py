@@ -11,8 +11,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib import dates, ticker
+from matplotlib.backend_bases import FigureCanvasBase
 from numpy.typing import NDArray
 
+from bptt_client.cli.problems import Problem
 from bptt_client.cli.running import Run
 
 Array = NDArray[np.float64]
@@ -33,6 +35,13 @@ class View:
     clip_norm: float
     standardised: bool
     mark: tuple[int, str] | None = None
+
+
+def check_format(path: Path) -> None:
+    """Raises Problem unless the file's ending names a format of pictures."""
+    formats = FigureCanvasBase.filetypes
+    if path.suffix[1:].lower() not in formats:
+        raise Problem(f"{path} ends in {path.suffix!r}; allowed: {', '.join(f'.{name}' for name in formats)}")
 
 
 def draw(path: Path, view: View) -> None:
@@ -70,15 +79,17 @@ def _forecast(axes: Any, view: View) -> None:
     x, label = _x(view)
     target = _liveliest(view)
     known = np.flatnonzero(np.isfinite(view.run.next_mean[:, target]))
-    known = known[(known >= known[-1] - STRETCH) & (known < len(x) - 1)] if len(known) else known
+    known = known[view.run.scorer.meets_next(known)]
+    known = known[known >= known[-1] - STRETCH] if len(known) else known
     if len(known):
         made, ahead = known, known + 1  # the forecast made at a row is drawn at the row it speaks of
-        lower, upper, mean = (
-            column[made, target] for column in (view.run.next_lower, view.run.next_upper, view.run.next_mean)
-        )
-        axes.fill_between(x[ahead], lower, upper, color=BLUE, alpha=0.18, linewidth=0, label="forecast interval")
-        axes.plot(x[ahead], view.truth[ahead, target], color=INK, linewidth=1.6, label="what came")
-        axes.plot(x[ahead], mean, color=BLUE, linewidth=1.3, label="forecast made one row before")
+        gaps = np.flatnonzero(np.diff(known) > 1) + 1  # nothing is drawn across them
+        columns = (view.run.next_lower, view.run.next_upper, view.run.next_mean)
+        lower, upper, mean = (np.insert(column[made, target], gaps, np.nan) for column in columns)
+        came, when = np.insert(view.truth[ahead, target], gaps, np.nan), np.insert(x[ahead], gaps, x[ahead][gaps])
+        axes.fill_between(when, lower, upper, color=BLUE, alpha=0.18, linewidth=0, label="forecast interval")
+        axes.plot(when, came, color=INK, linewidth=1.6, label="what came")
+        axes.plot(when, mean, color=BLUE, linewidth=1.3, label="forecast made one row before")
         axes.legend(loc="upper left", ncols=3, frameon=False, bbox_to_anchor=(0, 1.02), borderaxespad=0)
         axes.margins(x=0.01, y=0.2)
     axes.set_title(f"Forecast one step ahead: {view.targets[target]}, the newest {len(known)} rows", pad=14)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from bptt_client import BpttError, Client, SessionHandle, config
-from bptt_client.cli import csvfile, report
+from bptt_client import BpttError, Client, Session, SessionHandle, config
+from bptt_client.cli import csvfile, grid, report
 from bptt_client.cli.local_server import local_server
+from bptt_client.cli.outputs import check_writable
 from bptt_client.cli.problems import Problem
 from bptt_client.cli.progress import progress
 from bptt_client.cli.running import Run, stream_rows
@@ -30,17 +31,16 @@ def run(arguments: argparse.Namespace) -> None:
     targets = csvfile.names_of(arguments.targets, arguments.file, series.features, "--targets")
     wanted = _configuration(arguments, series, targets)
     _check_rows(arguments, len(series))
-    for path in (arguments.report, arguments.plot):
-        _check_writable(path)
+    _check_outputs(arguments.report, arguments.plot)
     err = Console(stderr=True, highlight=False)
     for note in series.notes:
         err.print(f"note: {note}", style="yellow")
     with (
         _server(arguments.server) as target,
         Client(target) as client,
-        _session(client, arguments, wanted) as (handle, configuration),
+        _session(client, arguments, wanted) as (handle, session),
     ):
-        _replay(arguments, series, handle, configuration, err)
+        _replay(arguments, series, handle, session, err)
 
 
 def _configuration(arguments: argparse.Namespace, series: csvfile.Series, targets: list[str]) -> dict[str, Any]:
@@ -69,9 +69,13 @@ def _check_rows(arguments: argparse.Namespace, rows: int) -> None:
         raise Problem(f"--start {arguments.start}; allowed: 0..{rows - 1}")
 
 
-def _check_writable(path: Path | None) -> None:
-    if path is not None and not path.absolute().parent.is_dir():
-        raise Problem(f"{path}: its directory does not exist")
+def _check_outputs(report: Path | None, picture: Path | None) -> None:
+    if picture is not None:
+        from bptt_client.cli import plot
+
+        plot.check_format(picture)
+    for path in (report, picture):
+        check_writable(path)
 
 
 @contextmanager
@@ -86,13 +90,13 @@ def _server(target: str | None) -> Iterator[str]:
 @contextmanager
 def _session(
     client: Client, arguments: argparse.Namespace, wanted: dict[str, Any]
-) -> Iterator[tuple[SessionHandle, dict[str, Any]]]:
+) -> Iterator[tuple[SessionHandle, Session]]:
     fresh = arguments.session is None
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", arguments.file.stem)[:64]
     session_id = f"replay-{stem}-{secrets.token_hex(4)}" if fresh else arguments.session
     handle = client.create_session(session_id, tags={"file": arguments.file.name[:256]} if fresh else None, **wanted)
     try:
-        yield handle, dict(client.get_session(session_id).config)
+        yield handle, client.get_session(session_id)
     except BaseException:
         if fresh:
             with suppress(BpttError):  # what went wrong first is what the user should read
@@ -106,14 +110,16 @@ def _replay(
     arguments: argparse.Namespace,
     series: csvfile.Series,
     handle: SessionHandle,
-    configuration: dict[str, Any],
+    session: Session,
     err: Console,
 ) -> None:
     truth = series.columns(handle.targets)
     scale = standard_deviations(truth, arguments.fit_rows)
     stop = len(series) if arguments.score_to is None else arguments.score_to
-    season = next(iter(configuration.get("seasons", ())), None)
-    scorer = Scorer(truth, handle.horizon, season, scale, Span(arguments.score_from, stop))
+    season = next(iter(session.config.get("seasons", ())), None)
+    period_ns = session.period_ns or session.config.get("period_ns")
+    steps = grid.steps_of(series.times_ns, len(series), period_ns)
+    scorer = Scorer(truth, handle.horizon, season, scale, Span(arguments.score_from, stop), steps)
     outcome = Run.empty(scorer, len(series), len(handle.targets))
     with progress(err, arguments.file.name, len(series), arguments.start, scorer) as told:
         stream_rows(
@@ -127,17 +133,15 @@ def _replay(
             progress=told,
         )
     result = report.as_json(outcome, handle.targets, handle.horizon)
-    units = "in the targets' own units"
-    if arguments.fit_rows is not None:
-        units = f"in standard deviations of each target over the first {arguments.fit_rows:,} rows"
-    report.show(Console(highlight=False), result, arguments.file.name, units, arguments.batch)
+    fitted = None if arguments.fit_rows is None else f" over the first {arguments.fit_rows:,} rows"
+    report.show(Console(highlight=False), result, scorer, arguments.file.name, fitted, arguments.batch)
     if arguments.report is not None:
         report.write(arguments.report, result)
         err.print(f"report written to {arguments.report}", soft_wrap=True)
     if arguments.plot is not None:
         from bptt_client.cli import plot
 
-        clip = float(configuration["learner"]["clip_norm"])
+        clip = float(session.config["learner"]["clip_norm"])
         x = None if series.times_ns is None else np.asarray(series.times_ns, dtype="datetime64[ns]")
         view = plot.View(arguments.file.name, handle.targets, truth, x, outcome, clip, arguments.fit_rows is not None)
         plot.draw(arguments.plot, view)

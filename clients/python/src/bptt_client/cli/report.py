@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bptt_client.cli.running import Run
+from bptt_client.cli.scoring import Scorer
 
 MOST_HORIZON_LINES = 8
+Means = dict[str, float | None]
 
 
 def as_json(run: Run, targets: tuple[str, ...], horizon: int) -> dict[str, Any]:
@@ -39,14 +41,17 @@ def write(path: Path, report: dict[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
-def show(console: Console, report: dict[str, Any], title: str, units: str, batch: int) -> None:
-    """Prints the report as a table and what its words mean."""
+def show(console: Console, report: dict[str, Any], scorer: Scorer, title: str, fitted: str | None, batch: int) -> None:
+    """Prints the report as a table and what its words mean. `fitted` says over what the deviations were taken that
+    errors are measured in (" over the first 100 rows"; None: errors are in the targets' own units).
+    """
     overall = report["overall"]
     if overall["mse"] is None:
         console.print(f"{title}: {report['rows']:,} events, none of them scored (no forecast met a value in the span).")
     else:
-        console.print(_table(report, title))
-        console.print(_words(overall, units), style="dim")
+        mixed = fitted is None and len(report["targets"]) > 1
+        console.print(_table(report, scorer, title, mixed))
+        console.print(_words(overall, fitted, mixed), style="dim")
     updates, latency = report["updates"], report["latency_ms"]
     console.print(
         f"Learning: {updates['count']:,} updates applied ({updates['clipped']:,} with a clipped gradient), "
@@ -59,7 +64,8 @@ def show(console: Console, report: dict[str, Any], title: str, units: str, batch
         )
 
 
-def _table(report: dict[str, Any], title: str) -> Table:
+def _table(report: dict[str, Any], scorer: Scorer, title: str, mixed: bool) -> Table:
+    """`mixed`: errors of targets that have different units, of which there is no mean."""
     horizon, overall = report["horizon"], report["overall"]
     ahead = "1 step ahead" if horizon == 1 else f"1 to {horizon} steps ahead"
     caption = f"{title}: {report['rows']:,} events, forecasts {ahead}, {report['scored']:,} scored"
@@ -73,12 +79,15 @@ def _table(report: dict[str, Any], title: str) -> Table:
         table.add_column(name, justify="right")
     for name, means in report["per_target"].items():
         table.add_row(name, *_cells(means, seasonal))
+    count = range(len(report["targets"]))
     if horizon > 1:
         table.add_section()
         for step in _steps(horizon):
-            table.add_row(f"{step} ahead", *_cells(report["per_horizon"][str(step)], seasonal))
+            parts = [scorer.of(index, step) for index in count] if mixed else None
+            table.add_row(f"{step} ahead", *_cells(report["per_horizon"][str(step)], seasonal, parts))
     table.add_section()
-    table.add_row("overall", *_cells(overall, seasonal), style="bold")
+    parts = [scorer.by_target(index) for index in count] if mixed else None
+    table.add_row("overall", *_cells(overall, seasonal, parts), style="bold")
     return table
 
 
@@ -89,15 +98,23 @@ def _steps(horizon: int) -> list[int]:
     return sorted({round(1 + i * (horizon - 1) / (MOST_HORIZON_LINES - 1)) for i in range(MOST_HORIZON_LINES)})
 
 
-def _cells(means: dict[str, float | None], seasonal: bool) -> list[str]:
-    naive = [means["persistence_mse"]] + ([means["seasonal_mse"]] if seasonal else [])
-    best = min((value for value in naive if value is not None), default=None)
+def _cells(means: Means, seasonal: bool, parts: list[Means] | None = None) -> list[str]:
+    """`parts`: what these are means of, if only their ratios can be averaged."""
+    ratios = [ratio for part in parts or [means] if (ratio := _ratio(part)) is not None]
     versus = "-"
-    if best and means["mse"] is not None:
-        change = 100.0 * (means["mse"] / best - 1.0)
+    if ratios:
+        change = 100.0 * (sum(ratios) / len(ratios) - 1.0)
         versus = f"[green]{change:+.1f} %[/]" if change < 0 else f"[red]{change:+.1f} %[/]"
+    errors = [means["mse"], means["persistence_mse"], *([means["seasonal_mse"]] if seasonal else []), means["width"]]
+    *columns, width = ("-" if parts else _short(value) for value in errors)
     inside = "-" if means["coverage"] is None else f"{100.0 * means['coverage']:.1f} %"
-    return [_short(means["mse"]), *map(_short, naive), versus, inside, _short(means["width"])]
+    return [*columns, versus, inside, width]
+
+
+def _ratio(means: Means) -> float | None:
+    """The model's error as a share of the best naive one's; None where there is none."""
+    naive = [value for value in (means["persistence_mse"], means["seasonal_mse"]) if value is not None]
+    return means["mse"] / min(naive) if naive and min(naive) > 0.0 and means["mse"] is not None else None
 
 
 def _short(value: float | None) -> str:
@@ -106,12 +123,20 @@ def _short(value: float | None) -> str:
     return f"{value:.3f}" if 0.001 <= abs(value) < 10_000 or value == 0 else f"{value:.3g}"
 
 
-def _words(overall: dict[str, float | None], units: str) -> str:
+def _words(overall: Means, fitted: str | None, mixed: bool) -> str:
     naive, seasonal = "the naive forecast", ""
     if overall["seasonal_mse"] is not None:
         naive, seasonal = "the better of the naive forecasts", ", `last season` the value one season before"
+    errors, width, hint = "in squares of the targets' own units", "in those units", ""
+    if fitted is not None:
+        errors, width = f"in squared standard deviations of each target{fitted}", "in standard deviations"
+    if mixed:
+        hint = (
+            " Errors of different targets have no mean (-), the comparison has one; with --fit-rows N errors are "
+            "measured in standard deviations and have one too."
+        )
     return (
-        f"Mean squared errors, {units}; lower is better. `last value` repeats the newest value{seasonal}; `model vs "
+        f"Mean squared errors, {errors}; lower is better. `last value` repeats the newest value{seasonal}; `model vs "
         f"naive` compares with {naive}. `inside`: how often the value fell into the forecast's interval; `width`: how "
-        f"wide that was. Every forecast was made before its value arrived."
+        f"wide that was, {width}. Every forecast was made before its value arrived.{hint}"
     )

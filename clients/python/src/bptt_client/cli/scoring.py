@@ -1,7 +1,8 @@
 """How good the forecasts were, beside the naive ones, on exactly the same values. Knows rows and arrays, no server.
 
-A forecast made at row t for t + h meets the value of row t + h. Persistence repeats the last observed value at t; the
-seasonal forecast is x[t + h - P⌈h/P⌉], one season earlier where that is missing, else the last observed value. A pair
+Rows lie on steps of equal length, in a file without gaps one after the other. A forecast made at step s for s + h meets
+the value of step s + h; where no row has that step it meets none. Persistence repeats the last observed value at s; the
+seasonal forecast is x[s + h - P⌈h/P⌉], one season earlier where that is missing, else the last observed value. A pair
 counts only where the value, the forecast and persistence all exist. Shapes: N rows, n rows of a batch, H horizons,
 O targets.
 """
@@ -20,17 +21,29 @@ SUMS = ("mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Forecasts are scored if all their rows t + 1..t + H lie in [start, stop)."""
+    """Forecasts are scored if all the rows they speak of, without gaps t + 1..t + H, lie in [start, stop)."""
 
     start: int
     stop: int
 
 
 class Scorer:
-    """Adds up errors batch by batch. `scale` [O] divides errors (1: original units); `season` P in rows, or None."""
+    """Adds up errors batch by batch. `scale` [O] divides errors (1: original units); `season` P in steps, or None;
+    `steps` [N] of the rows, increasing (None: one after the other).
+    """
 
-    def __init__(self, truth: Array, horizon: int, season: int | None, scale: Array, span: Span) -> None:
+    def __init__(
+        self,
+        truth: Array,
+        horizon: int,
+        season: int | None,
+        scale: Array,
+        span: Span,
+        steps: NDArray[np.int64] | None = None,
+    ) -> None:
         rows, targets = truth.shape
+        self._steps = np.arange(rows) if steps is None else steps
+        self._step_behind = self._steps[span.stop] if span.stop < rows else self._steps[-1] + 1
         self._truth, self._horizon, self._season, self._scale, self._span = truth, horizon, season, scale, span
         self._observed = _last_observed(truth)
         self._sums = {name: np.zeros((horizon, targets)) for name in SUMS}
@@ -43,32 +56,39 @@ class Scorer:
     def add(self, row: int, mean: Array, lower: Array, upper: Array) -> None:
         """Takes the forecasts [n, H, O] made at rows `row`, `row` + 1, …"""
         rows = np.arange(row, row + len(mean))
-        steps = np.arange(1, self._horizon + 1)
-        ahead = rows[:, None] + steps  # [n, H]
-        exists = ahead < len(self._truth)
-        truth = self._truth[np.where(exists, ahead, 0)]
+        horizons = np.arange(1, self._horizon + 1)
+        ahead = self._steps[rows][:, None] + horizons  # [n, H]
+        truth = self._at(ahead)
         last = np.broadcast_to(self._observed[rows][:, None, :], truth.shape)
-        compared = exists[:, :, None] & np.isfinite(truth) & np.isfinite(mean) & np.isfinite(last)
+        compared = np.isfinite(truth) & np.isfinite(mean) & np.isfinite(last)
         errors = {"model": mean - truth, "persistence": last - truth}
         if self._season is not None:
-            errors["seasonal"] = self._seasonal(ahead, steps, last) - truth
+            errors["seasonal"] = self._seasonal(ahead, horizons, last) - truth
         errors = {name: np.where(compared, error, 0.0) / self._scale for name, error in errors.items()}
         self._keep_running(rows, compared, errors)
-        in_span = (rows + 1 >= self._span.start) & (rows + self._horizon < min(self._span.stop, len(self._truth)))
+        in_span = (rows + 1 >= self._span.start) & (ahead[:, -1] < self._step_behind)
         if in_span.any():
             bounds = (lower[in_span], upper[in_span])
             kept = {name: error[in_span] for name, error in errors.items()}
             self._add_scored(compared[in_span], kept, truth[in_span], *bounds)
 
-    def _seasonal(self, ahead: NDArray[np.int64], steps: NDArray[np.int64], last: Array) -> Array:
+    def _seasonal(self, ahead: NDArray[np.int64], horizons: NDArray[np.int64], last: Array) -> Array:
         assert self._season is not None
-        back = ahead - self._season * -(-steps // self._season)
+        back = ahead - self._season * -(-horizons // self._season)
         value = self._at(back)
         value = np.where(np.isfinite(value), value, self._at(back - self._season))
         return np.where(np.isfinite(value), value, last)
 
-    def _at(self, rows: NDArray[np.int64]) -> Array:
-        return np.where((rows >= 0)[:, :, None], self._truth[np.maximum(rows, 0)], np.nan)
+    def _at(self, steps: NDArray[np.int64]) -> Array:
+        """The values at `steps` [n, H], NaN where no row has that step."""
+        rows = np.minimum(np.searchsorted(self._steps, steps), len(self._steps) - 1)
+        return np.where((self._steps[rows] == steps)[:, :, None], self._truth[rows], np.nan)
+
+    def meets_next(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the row after each of `rows` is the next step."""
+        following = np.minimum(rows + 1, len(self._steps) - 1)
+        meets: NDArray[np.bool_] = self._steps[following] == self._steps[rows] + 1
+        return meets
 
     def _keep_running(self, rows: NDArray[np.int64], compared: NDArray[np.bool_], errors: dict[str, Array]) -> None:
         pairs = compared.sum((1, 2))
@@ -107,8 +127,12 @@ class Scorer:
         return self._means(np.s_[:, index])
 
     def by_horizon(self, step: int) -> dict[str, float | None]:
-        """Means over all targets at `step` events ahead, from 1."""
+        """Means over all targets at `step` steps ahead, from 1."""
         return self._means(np.s_[step - 1, :])
+
+    def of(self, index: int, step: int) -> dict[str, float | None]:
+        """Means of one target at `step` steps ahead, from 1."""
+        return self._means(np.s_[step - 1, index])
 
     def _means(self, part: Any) -> dict[str, float | None]:
         count, bounded = float(self._count[part].sum()), float(self._bounded[part].sum())

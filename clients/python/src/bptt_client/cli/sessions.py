@@ -6,18 +6,22 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bptt_client import Client, Reply, Session
 from bptt_client.cli.problems import Problem
 
+_WIDEST = 100_000  # characters
+
 
 def run_sessions(arguments: argparse.Namespace) -> None:
-    """Lists sessions as a table, or as one JSON object per line."""
+    """Lists sessions as a table, as lines for other programs, or as one JSON object per line."""
     tags = _tags(arguments.tag)
     with Client(arguments.server) as client:
         found = list(client.list_sessions(tags=tags))
@@ -25,16 +29,27 @@ def run_sessions(arguments: argparse.Namespace) -> None:
         for session in found:
             print(json.dumps(_finite(dataclasses.asdict(session)), default=str))
         return
-    console = Console(highlight=False)
     if not found:
-        console.print(f"no sessions at {arguments.server}" + (f" with {tags}" if tags else ""))
+        print(f"no sessions at {arguments.server}" + (f" with {tags}" if tags else ""), file=sys.stderr)
         return
-    table = Table()
+    show(Console(highlight=False), [_row(session) for session in found])
+
+
+def show(console: Console, rows: list[list[str]]) -> None:
+    """A table on a terminal; elsewhere a line per row, tabs between columns. Nothing is cut off: a narrow terminal
+    breaks the lines.
+    """
+    if not console.is_terminal:
+        for row in rows:
+            console.file.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
+        return
+    table = Table(box=None, pad_edge=False)
     for name in ("session", "events", "updates", "features", "targets", "horizon", "learning", "cell", "tags"):
-        table.add_column(name, justify="right" if name in ("events", "updates", "horizon") else "left")
-    for session in found:
-        table.add_row(*_row(session))
-    console.print(table)
+        table.add_column(name, justify="right" if name in ("events", "updates", "horizon") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.width = _WIDEST
+    console.print(table, soft_wrap=True)
 
 
 def run_watch(arguments: argparse.Namespace) -> None:
