@@ -13,6 +13,7 @@ from bptt_core.config import (
     FieldError,
     LearnerConfig,
     SessionConfig,
+    Words,
     check_learning_rate,
 )
 from bptt_core.events import Events, Outcomes, Scores, SessionStatus, UpdateResult, check_events
@@ -36,6 +37,7 @@ __all__ = [
     "SessionStatus",
     "Slot",
     "UpdateResult",
+    "Words",
     "check_events",
     "check_learning_rate",
     "select_backend",

@@ -25,6 +25,15 @@ MAX_SEASON: Final = 10_080
 MAX_STATE_VALUES: Final = 2**24
 
 
+class Words(str):
+    """Says what there is where showing it would not help, e.g. "3 values" or "absent". Printed without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class FieldError(ValueError):
     """A value outside its allowed range. `field`, `value` and `allowed` are meant for programs, `str()` for people."""
 
@@ -116,9 +125,9 @@ class SessionConfig:
         return tuple(self.features.index(name) for name in self.targets)
 
 
-def check_learning_rate(value: float) -> None:
+def check_learning_rate(value: float, name: str = "learner.learning_rate") -> None:
     """Raises FieldError unless `value` is a usable step size."""
-    _number("learner.learning_rate", value, 1e-8, 10.0)
+    _number(name, value, 1e-8, 10.0)
 
 
 def _bounded_state(config: SessionConfig) -> None:

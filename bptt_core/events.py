@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core.config import FieldError
+from bptt_core.config import FieldError, Words
 
 MAX_MAGNITUDE: Final = 1e100
 MAX_TIMESTAMP_NS: Final = 2**62
@@ -127,11 +127,11 @@ def check_events(events: Events, features: int, timed: bool | None, last_timesta
         raise FieldError(f"values[{row}][{column}]", float(values[row, column]), f"NaN (missing) or ±{MAX_MAGNITUDE:g}")
     if timed is not None and timed != (times is not None):
         allowed = "one per event, as in the events before" if timed else "none, as in the events before"
-        raise FieldError("timestamps_ns", None if times is None else len(times), allowed)
+        raise FieldError("timestamps_ns", Words("absent" if times is None else f"{len(times)} values"), allowed)
     if times is None:
         return
     if times.shape != (len(values),):
-        raise FieldError("timestamps_ns", len(times), f"one per event ({len(values)}) or none")
+        raise FieldError("timestamps_ns", Words(f"{len(times)} values"), f"one per event ({len(values)}) or none")
     outside = (times < -MAX_TIMESTAMP_NS) | (times > MAX_TIMESTAMP_NS)
     if outside.any():
         raise FieldError("timestamps_ns", int(times[outside][0]), "-2^62..2^62")

@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from grpc_reflection.v1alpha import reflection
 
 from bptt_core import Backend, select_backend
 from server import services
-from server.book import Book
+from server.book import Book, ask
 from server.engine import Engine, MicroBatch
 from server.health import NAME as HEALTH_NAME
 from server.health import Health
@@ -75,7 +75,7 @@ class Server:
         self._settings, self._backend = settings, backend
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._fatal: asyncio.Future[BaseException] = self._loop.create_future()
+        self._fatal = False
         self._beat_s = time.monotonic()
         self._metrics = Metrics(backend, version())
         self._engine = Engine(
@@ -89,7 +89,13 @@ class Server:
         )
         self._intake = Intake(self._engine.submit, settings.max_pending_events, self._metrics)
         self._book = Book(
-            self._engine, self._intake, store, settings.max_sessions, settings.credit_events, settings.max_message_bytes
+            self._engine,
+            self._intake,
+            store,
+            settings.max_sessions,
+            settings.session_memory_mib,
+            settings.credit_events,
+            settings.max_message_bytes,
         )
         self._streams = Streams(
             self._book,
@@ -98,6 +104,7 @@ class Server:
             settings.max_streams,
             settings.max_channels,
             settings.max_message_bytes,
+            settings.stream_idle_timeout_s,
         )
         self._metrics.follow(
             lambda: self._intake.pending_events, lambda: len(self._book), lambda: self._intake.draining
@@ -118,6 +125,13 @@ class Server:
         _LOG.info("%d sessions restored from %s", restored, settings.data)
         server, port = self._grpc_server()
         try:
+            return await self._run(server, port)
+        finally:
+            await server.stop(None)  # one that is not stopped complains at length
+
+    async def _run(self, server: grpc.aio.Server, port: int) -> int:
+        settings = self._settings
+        try:
             http = HttpServer(settings.host, settings.http_port, self._metrics.page, self._healthy, self._is_ready)
         except OSError as error:
             raise _CannotStart(f"cannot listen for HTTP on {settings.host}:{settings.http_port}: {error}") from error
@@ -129,7 +143,10 @@ class Server:
         http.start()
         self._ready = True
         if settings.ports_file is not None:
-            write_ports(settings.ports_file, port, http.port)
+            try:
+                write_ports(settings.ports_file, port, http.port)
+            except OSError as error:
+                raise _CannotStart(f"cannot write --ports-file {settings.ports_file}: {error}") from error
         _LOG.info("ready: gRPC on %s:%d, HTTP on %s:%d", settings.host, port, settings.host, http.port)
         await self._stop.wait()
         code = await self._drain(server)
@@ -140,7 +157,8 @@ class Server:
 
     def _grpc_server(self) -> tuple[grpc.aio.Server, int]:
         settings = self._settings
-        server = grpc.aio.server(interceptors=[Calls(self._metrics)], options=_options(settings.max_message_bytes))
+        calls = Calls(self._metrics, services.REQUEST_BYTES)
+        server = grpc.aio.server(interceptors=[calls], options=_options(settings.max_message_bytes))
         services.attach(
             server,
             services.SessionService(self._book, self._backend.name, settings.max_message_bytes),
@@ -170,32 +188,29 @@ class Server:
         self._intake.drain()
         self._streams.drain()
         _LOG.info("draining: %d streams open, %d events queued", len(self._streams), self._intake.pending_events)
-        finishing = asyncio.ensure_future(self._finish(server))
-        either: set[asyncio.Future[Any]] = {finishing, self._fatal}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if self._fatal.done():
-            _LOG.critical("the engine failed; nothing more is learned or saved", exc_info=self._fatal.result())
-            finishing.cancel()
-            await server.stop(_CLOSE_S)
-            return 1
-        return finishing.result()
-
-    async def _finish(self, server: grpc.aio.Server) -> int:
-        deadline = time.monotonic() + self._settings.drain_timeout_s
-        # Polled, as this happens once in a server's life.
-        while (len(self._streams) or not self._intake.idle) and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        if len(self._streams):
+        await _until(lambda: self._fatal or (self._intake.idle and not self._streams), self._settings.drain_timeout_s)
+        halted = self._engine.halt()
+        if not self._intake.idle:
+            _LOG.warning("%d events are not folded in time and are dropped", self._intake.pending_events)
+        await ask(halted)
+        await _until(lambda: not self._streams, _CLOSE_S)
+        if self._streams:
             _LOG.warning("%d streams did not take their answers in time and are cut off", len(self._streams))
         await server.stop(_CLOSE_S)
+        return await self._save()
+
+    async def _save(self) -> int:
+        """Returns the exit code: 0 if every session is on disk as the events said."""
+        data = self._settings.data
         try:
-            saved = await self._book.save()
+            written, sessions = await self._book.save()
         except OSError as error:
-            _LOG.critical("not every session could be written to %s: %s", self._settings.data, error)
+            _LOG.critical("the sessions could not be written to %s: %s", data, error)
             return 1
-        _LOG.info("%d sessions written to %s", saved, self._settings.data)
+        level = logging.INFO if written == sessions else logging.CRITICAL
+        _LOG.log(level, "%d of %d sessions written to %s", written, sessions, data)
         await asyncio.to_thread(self._engine.stop)
-        return 0
+        return 0 if written == sessions and not self._fatal else 1
 
     def _post(self, function: Callable[[], None]) -> None:
         """Called from the engine's thread."""
@@ -208,8 +223,9 @@ class Server:
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
-        if not self._fatal.done():
-            self._fatal.set_result(error)
+        if not self._fatal:
+            _LOG.critical("the engine failed; nothing more is learned, and the server stops", exc_info=error)
+        self._fatal = True
         self._stop.set()
 
     async def _heartbeat(self) -> None:
@@ -219,7 +235,7 @@ class Server:
 
     def _healthy(self) -> tuple[bool, str]:
         """Called from the HTTP threads."""
-        if self._fatal.done():
+        if self._fatal:
             return False, "the fold failed"
         now = time.monotonic()
         for name, beat_s in (("network loop", self._beat_s), ("engine", self._engine.beat_s)):
@@ -230,6 +246,13 @@ class Server:
     def _is_ready(self) -> tuple[bool, str]:
         """Called from the HTTP threads. The same truth as the gRPC health service."""
         return (True, "ready") if self._ready else (False, "stopping")
+
+
+async def _until(done: Callable[[], bool], longest_s: float) -> None:
+    """Waits for `done`, polling, as this happens a few times in a server's life."""
+    deadline_s = time.monotonic() + longest_s
+    while not done() and time.monotonic() < deadline_s:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 def version() -> str:

@@ -7,25 +7,29 @@ nothing about messages. Changes of a session run to their end even if the caller
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from bisect import bisect_right, insort
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from bptt_core import FieldError, Outcomes, SessionStatus, check_learning_rate
+from bptt_core import FieldError, Outcomes, SessionConfig, SessionStatus, Words, check_learning_rate, session_bytes
 from server import sessions
 from server.digests import Ring
 from server.engine import Engine
 from server.errors import Refusal, invalid, invalid_field
 from server.intake import Intake, draining, not_found
 from server.sessions import Record, Terms
-from server.store import Store, Stored
+from server.store import Store, Stored, StoreError
 
 _T = TypeVar("_T")
-_CHANGEABLE = ("learning", "learning_rate", "tags", "limits")
+_LOG: Final = logging.getLogger("server")
+_WRITERS: Final = 8
+_PROGRESS_S: Final = 5.0
+_CHANGEABLE: Final = ("learning", "learning_rate", "tags", "limits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,14 @@ class Book:
         intake: Intake,
         store: Store,
         max_sessions: int,
+        session_memory_mib: int,
         credit_events: int,
         max_message_bytes: int,
     ) -> None:
         self._engine, self._intake, self._store = engine, intake, store
-        self._max_sessions, self._credit = max_sessions, credit_events
+        self._max_sessions, self._memory_mib, self._credit = max_sessions, session_memory_mib, credit_events
         self._max_message_bytes = max_message_bytes
+        self._state_bytes = 0
         self._records: dict[str, Record] = {}
         self._ids: list[str] = []
         self._running: set[asyncio.Task[Any]] = set()
@@ -87,9 +93,7 @@ class Book:
             sessions.check_same(record, terms)
             return View(record, await ask(self._engine.status(record.uid, scores=True))), False
         self._not_draining()
-        if len(self._records) >= self._max_sessions:
-            most = self._max_sessions
-            raise Refusal("SESSION_LIMIT", f"there are {most} sessions, the most allowed", limit=most)
+        self._check_room(terms.config)
         record = Record(
             session_id=session_id,
             uid=uuid.uuid4().hex,
@@ -125,7 +129,7 @@ class Book:
         record = self.get(session_id, uid)
         self._not_draining()
         if not changes.mask:
-            raise invalid_field("update_mask", "empty", "at least one of " + ", ".join(_CHANGEABLE))
+            raise invalid_field("update_mask", Words("empty"), "at least one of " + ", ".join(_CHANGEABLE))
         for name in changes.mask:
             if name not in _CHANGEABLE:
                 raise invalid_field("update_mask", name, ", ".join(_CHANGEABLE))
@@ -133,7 +137,7 @@ class Book:
         sessions.check_credit(changes.credit_events, "changes.limits.credit_events")
         if changes.learning_rate is not None:
             try:
-                check_learning_rate(changes.learning_rate)
+                check_learning_rate(changes.learning_rate, "changes.learning_rate")
             except FieldError as error:
                 raise invalid(error) from None
         return await self._unbroken(self._change(record, changes))
@@ -149,11 +153,15 @@ class Book:
         """Takes up the sessions on disk. Raises StoreError or CheckpointError naming the file."""
         count = 0
         for stored in self._store.load():
+            if session_bytes(stored.created.config) > self._free_bytes():
+                raise StoreError(f"the sessions on disk need more than --session-memory-mib {self._memory_mib}")
             try:
                 config = await ask(self._engine.restore(stored.uid, stored.checkpoint))
                 batch_events = sessions.batch_events(config, self._max_message_bytes)
             except (Refusal, ValueError) as error:
                 raise self._store.refused(stored.uid, str(error)) from error
+            if config != stored.created.config:
+                raise self._store.refused(stored.uid, "its header and its checkpoint have different configurations")
             if stored.session_id in self._records:
                 raise self._store.refused(stored.uid, f"another file holds session {stored.session_id!r}")
             latest = await ask(self._engine.latest(stored.uid))
@@ -162,32 +170,44 @@ class Book:
             count += 1
         return count
 
-    async def save(self) -> int:
-        """Writes every session to disk. Raises OSError; sessions after a failure are still tried."""
-        failure: OSError | None = None
-        for session_id in list(self._ids):
-            record = self._records.get(session_id)
-            if record is None:
-                continue
-            checkpoint = await ask(self._engine.checkpoint(record.uid))
-            stored = Stored(
-                uid=record.uid,
-                session_id=session_id,
-                created=record.created,
-                create_time_ns=record.create_time_ns,
-                tags=record.tags,
-                credit_events=record.credit_events,
-                digests=record.ring.recent(),
-                checkpoint=checkpoint,
-            )
-            try:
-                await asyncio.to_thread(self._store.save, stored)
-            except OSError as error:
-                failure = error
+    async def save(self) -> tuple[int, int]:
+        """Writes every session to disk, several at a time. How many were written, of how many; the log names the rest.
+        Nothing may be folded meanwhile."""
+        records = list(self._records.values())
+        left = iter(records)
+        written, said_s = 0, time.monotonic()
+
+        async def write() -> None:
+            nonlocal written, said_s
+            for record in left:
+                try:
+                    stored = await self._stored(record)
+                    await asyncio.to_thread(self._store.save, stored)
+                    written += 1
+                except Exception as error:  # noqa: BLE001 - whatever befalls one session, the others are written
+                    _LOG.error("session %r is not written: %s", record.session_id, error)
+                if time.monotonic() - said_s > _PROGRESS_S:
+                    said_s = time.monotonic()
+                    _LOG.info("%d of %d sessions written", written, len(records))
+
+        await asyncio.gather(*(write() for _ in range(_WRITERS)))
         await asyncio.to_thread(self._store.sync)
-        if failure is not None:
-            raise failure
-        return len(self._ids)
+        return written, len(records)
+
+    async def _stored(self, record: Record) -> Stored:
+        """The session as it is folded; events that were admitted and not folded are not in it."""
+        checkpoint = await ask(self._engine.checkpoint(record.uid))
+        status = await ask(self._engine.status(record.uid, scores=False))
+        return Stored(
+            uid=record.uid,
+            session_id=record.session_id,
+            created=record.created,
+            create_time_ns=record.create_time_ns,
+            tags=record.tags,
+            credit_events=record.credit_events,
+            digests=record.ring.recent(status.last_sequence),
+            checkpoint=checkpoint,
+        )
 
     def _checked(self, terms: Terms) -> Terms:
         sessions.check_tags(terms.tags)
@@ -195,9 +215,26 @@ class Book:
         try:
             config = terms.config.validated()
         except FieldError as error:
-            raise invalid(error) from None
+            raise invalid(error, "config.") from None
         sessions.batch_events(config, self._max_message_bytes)
         return replace(terms, config=config, credit_events=terms.credit_events or self._credit)
+
+    def _check_room(self, config: SessionConfig) -> None:
+        if len(self._records) >= self._max_sessions:
+            most = self._max_sessions
+            raise Refusal("SESSION_LIMIT", f"there are {most} sessions, the most allowed", limit=most)
+        size, free = session_bytes(config), self._free_bytes()
+        if size > free:
+            raise Refusal(
+                "SESSION_LIMIT",
+                f"the session needs {size} bytes of state, {free} are left; allowed: {self._memory_mib} MiB together",
+                limit="session-memory-mib",
+                session_bytes=size,
+                free_bytes=free,
+            )
+
+    def _free_bytes(self) -> int:
+        return self._memory_mib * 2**20 - self._state_bytes
 
     def _not_draining(self) -> None:
         if self._intake.draining:
@@ -210,11 +247,13 @@ class Book:
     def _insert(self, record: Record) -> None:
         self._records[record.session_id] = record
         insort(self._ids, record.session_id)
+        self._state_bytes += session_bytes(record.created.config)
         self._intake.add(record)
 
     def _remove(self, record: Record) -> None:
         del self._records[record.session_id]
         self._ids.remove(record.session_id)
+        self._state_bytes -= session_bytes(record.created.config)
         self._intake.forget(record)
 
     async def _make(self, record: Record, made: Future[SessionStatus]) -> SessionStatus:

@@ -1,8 +1,8 @@
 """Fingerprints of a session's last events, which tell a repeat from a conflict.
 
-Eight bytes per event, over its timestamp and values with every NaN made the same. It knows nothing of sessions or
-requests, only sequences. After Google's BigQuery Storage Write offsets and Kafka's idempotent producers, with content
-compared where those compare numbers only.
+Eight bytes per event, over its timestamp and values with every NaN and both zeros made the same. It knows nothing of
+sessions or requests, only sequences. After Google's BigQuery Storage Write offsets and Kafka's idempotent producers,
+with content compared where those compare numbers only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REMEMBERED: Final = 4096
 
 def digests(events: Events) -> NDArray[np.uint64]:
     """One number per event, uint64 [n]. Equal content gives equal numbers on every machine."""
-    values = np.where(np.isnan(events.values), np.nan, events.values).astype("<f8")
+    values = (np.where(np.isnan(events.values), np.nan, events.values) + 0.0).astype("<f8")  # -0.0 + 0.0 is 0.0
     columns = [values.view("<i8")]
     if events.timestamps_ns is not None:
         columns.insert(0, events.timestamps_ns.astype("<i8")[:, None])
@@ -64,9 +64,10 @@ class Ring:
         """Digests of `count` remembered events from sequence `first`."""
         return self._cells[self._places(first, count)]
 
-    def recent(self) -> NDArray[np.uint64]:
-        """All remembered digests, oldest first."""
-        return self.get(self.oldest, self._count)
+    def recent(self, until: int | None = None) -> NDArray[np.uint64]:
+        """All remembered digests, oldest first; those up to sequence `until` if that is given."""
+        last = self.last if until is None else until
+        return self.get(self.oldest, max(0, last - self.oldest + 1))
 
     def _places(self, first: int, count: int) -> NDArray[np.int64]:
         return (np.arange(count) + first) % len(self._cells)

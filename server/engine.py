@@ -2,8 +2,9 @@
 
 The network's side hands in work and calls through a queue; results go back through one call to `post` per micro-batch,
 in the order they came about. Calls (create, checkpoint, delete, …) run between micro-batches. It knows nothing of
-requests, records or replies. An exception out of the fold is fatal: the state may be half changed, so nothing more is
-computed and `failed` is told.
+requests, records or replies. An exception out of the fold is fatal: `failed` is told and nothing more is folded. The
+fold changes nothing when it raises, so the sessions are as they were after the last settled events, and calls are
+answered still: they can be saved.
 """
 
 from __future__ import annotations
@@ -18,9 +19,20 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from bptt_core import Backend, CheckpointError, Events, FieldError, Fold, Outcomes, SessionConfig, SessionStatus
+from bptt_core import (
+    Backend,
+    CheckpointError,
+    Events,
+    FieldError,
+    Fold,
+    Outcomes,
+    SessionConfig,
+    SessionStatus,
+    Slot,
+    session_bytes,
+)
 from server.errors import Refusal
-from server.scheduler import Lane, Scheduler, Turn, Work
+from server.scheduler import Lane, Scheduler, Turn, Work, share
 
 _T = TypeVar("_T")
 _BEAT_S: Final = 1.0
@@ -60,10 +72,11 @@ class Engine:
         failed: Callable[[BaseException], None],
     ) -> None:
         """`post` runs a function on the network's thread; the other three are called there, through it: `settle` with
-        what was folded, `drop` with work whose session is gone, `failed` with what ended the engine."""
+        what was folded, `drop` with work that will not be, `failed` with what ended the folding."""
         self._fold = Fold(backend)
         self._scheduler = Scheduler(batch_rows, turn_rows)
         self._lanes: dict[str, Lane] = {}
+        self._halted = False
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._settle, self._drop, self._post, self._failed = settle, drop, post, failed
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -74,9 +87,13 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after what it is doing; work still waiting is dropped."""
+        """Ends the thread after what it is doing; work still waiting is forgotten."""
         self._inbox.put(None)
         self._thread.join()
+
+    def halt(self) -> Future[None]:
+        """Folds nothing more: work that waits or comes is dropped. Calls are answered still."""
+        return self._call(self._halt)
 
     def submit(self, uid: str, work: Work) -> None:
         """Queues events (`work.load`) of a session."""
@@ -90,7 +107,7 @@ class Engine:
                 slot = self._fold.create(config, learning=learning)
             except MemoryError as error:
                 raise Refusal("SESSION_LIMIT", "no memory for another session", limit="memory") from error
-            self._lanes[uid] = Lane(uid, slot.shape, slot)
+            self._lanes[uid] = self._lane_of(uid, slot)
             return self._fold.status(slot, scores=True)
 
         return self._call(make)
@@ -100,8 +117,7 @@ class Engine:
 
         def make() -> SessionConfig:
             slot = self._fold.restore(data)
-            resets = self._fold.status(slot, scores=False).carry_resets
-            self._lanes[uid] = Lane(uid, slot.shape, slot, carry_resets=resets)
+            self._lanes[uid] = self._lane_of(uid, slot)
             return slot.config
 
         return self._call(make)
@@ -138,7 +154,7 @@ class Engine:
 
         def enqueue() -> None:
             if uid in self._lanes:
-                self._enqueue(uid, Work(call=lambda: self._answer(future, change), load=future))
+                self._enqueue(uid, Work(call=lambda: self._answer(future, change)))
             else:
                 self._answer(future, change)
 
@@ -150,15 +166,17 @@ class Engine:
 
         def forget() -> None:
             lane = self._lane(uid)
-            left = self._scheduler.remove(lane)
             del self._lanes[uid]
             self._fold.delete(lane.slot)
-            for work in left:
-                if isinstance(work.load, Future):
-                    self._answer(work.load, lambda: self._lane(uid))
-            self._post(lambda: self._drop(left))
+            self._discard(lane)
 
         return self._call(forget)
+
+    def _lane_of(self, uid: str, slot: Slot) -> Lane:
+        status, window = self._fold.status(slot, scores=False), slot.config.learner.window
+        assert window is not None
+        part = share(window, status.parameters, session_bytes(slot.config))
+        return Lane(uid, slot.shape, slot, part, carry_resets=status.carry_resets)
 
     def _lane(self, uid: str) -> Lane:
         if uid not in self._lanes:
@@ -166,10 +184,33 @@ class Engine:
         return self._lanes[uid]
 
     def _enqueue(self, uid: str, work: Work) -> None:
-        if uid in self._lanes:
-            self._scheduler.add(self._lanes[uid], work)
-        else:
+        lane = self._lanes.get(uid)
+        if lane is None:
             self._post(lambda: self._drop([work]))
+            return
+        self._scheduler.add(lane, work)
+        if self._halted:
+            self._discard(lane)
+
+    def _discard(self, lane: Lane) -> None:
+        """Takes a lane's work away. Its calls are made, as they have someone waiting for their answer."""
+        left = self._scheduler.remove(lane)
+        for work in left:
+            if work.call is not None:
+                work.call()
+        self._post(lambda: self._drop(left))
+
+    def _halt(self) -> None:
+        self._halted = True
+        for lane in self._lanes.values():
+            self._discard(lane)
+
+    def _fault(self, error: BaseException, turns: list[Turn]) -> None:
+        """Nothing more is folded, `turns` included."""
+        self._post(lambda: self._failed(error))
+        self._post(lambda: self._drop([span.work for turn in turns for span in turn.spans if span.done]))
+        if not self._halted:
+            self._halt()
 
     def _call(self, function: Callable[[], _T]) -> Future[_T]:
         future: Future[_T] = Future()
@@ -180,21 +221,24 @@ class Engine:
         """Runs a call here and resolves its future on the network's thread, in order with the settled work."""
         try:
             result = function()
-        except (Refusal, FieldError, CheckpointError) as error:
-            refused = error
-            self._post(lambda: future.set_exception(refused))
+        except BaseException as error:  # noqa: BLE001 - who asked must hear of it, and a fault is told below
+            failure = error
+            self._post(lambda: future.set_exception(failure))
+            if not isinstance(error, Refusal | FieldError | CheckpointError):
+                self._fault(error, [])
         else:
             self._post(lambda: future.set_result(result))
 
     def _run(self) -> None:
-        try:
-            while self._receive():
+        while True:
+            turns: list[Turn] = []
+            try:
+                if not self._receive():
+                    return
                 turns = self._scheduler.next()
-                if turns:
-                    self._step(turns)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must hear of it and end
-            fatal = error
-            self._post(lambda: self._failed(fatal))
+                self._step(turns)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the process must hear of it and end
+                self._fault(error, turns)
 
     def _receive(self) -> bool:
         """Runs what was handed in, waiting for it if there is nothing to compute. False: time to end."""

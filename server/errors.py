@@ -43,6 +43,7 @@ TABLE: Final[dict[str, Row]] = {
     "NO_EVENTS": Row(_Code.FAILED_PRECONDITION, Detail.SESSION),
     "CHANNEL_IN_USE": Row(_Code.ALREADY_EXISTS),
     "CHANNEL_UNKNOWN": Row(_Code.FAILED_PRECONDITION, closes_channel=True),
+    "STREAM_IDLE": Row(_Code.FAILED_PRECONDITION),
     "END_MISSING": Row(_Code.CANCELLED),
     # Raised by gRPC itself, without details: "Received message larger than max (SIZE vs. LIMIT)".
     "MESSAGE_TOO_LARGE": Row(_Code.RESOURCE_EXHAUSTED),
@@ -88,11 +89,12 @@ class Refusal(Exception):
         return TABLE[self.reason]
 
 
-def invalid(error: FieldError) -> Refusal:
-    """The refusal of a value outside its allowed range."""
-    return Refusal("INVALID_FIELD", str(error), field=error.field, value=error.value, allowed=error.allowed)
+def invalid(error: FieldError, within: str = "") -> Refusal:
+    """The refusal of a value outside its allowed range. `within`: path of the message that has the field."""
+    field = within + error.field
+    return Refusal("INVALID_FIELD", within + str(error), field=field, value=error.value, allowed=error.allowed)
 
 
 def invalid_field(name: str, value: object, allowed: str) -> Refusal:
-    """The refusal of one field of a request."""
+    """The refusal of one field of a request, `value` as it was sent or in Words."""
     return invalid(FieldError(name, value, allowed))

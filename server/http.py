@@ -38,12 +38,16 @@ class HttpServer:
                 else:
                     self._reply(404, b"there are /metrics, /healthz and /readyz\n", _PLAIN)
 
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
             def _reply(self, status: int, body: bytes, kind: str) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
                 """Requests are not worth a line."""

@@ -66,15 +66,11 @@ class Intake:
         """Whether the session still takes events."""
         return record.uid in self._live
 
-    def offer(self, record: Record, batch: Batch, reply: Reply, done: Done) -> None:
+    def offer(self, record: Record, batch: Batch, reply: Reply, done: Done, credit_events: int | None = None) -> None:
         """Admits a batch and calls `done` when it is folded. Raises Refusal, and then nothing has changed."""
         arrived = time.perf_counter()
-        try:
-            self._accepting(record)
-            admission = examine(record, batch, self._max_pending - self.pending_events)
-        except Refusal:
-            self._metrics.rejected(max(1, len(batch.values) // record.features))
-            raise
+        self._accepting(record)
+        admission = examine(record, batch, self._max_pending - self.pending_events, credit_events)
         admit(record, admission)
         self._metrics.admitted(admission.new_events, admission.duplicates)
         self.pending_events += admission.new_events
@@ -104,14 +100,15 @@ class Intake:
             watcher.end(not_found(record.session_id))
 
     def drop(self, left: list[Work]) -> None:
-        """Fails the tickets of a removed session that were still queued."""
+        """Fails queued tickets that will not be folded: their session was removed, or the server stops."""
         for work in left:
             ticket = work.load
             if isinstance(ticket, Ticket):
                 remaining = work.rows - work.taken
                 self.pending_events -= remaining
                 ticket.record.pending_events -= remaining
-                self._finish(ticket, not_found(ticket.record.session_id))
+                live = self.lives(ticket.record)
+                self._finish(ticket, draining() if live else not_found(ticket.record.session_id))
 
     def drain(self) -> None:
         """Refuses everything from now on, and tells the watchers."""

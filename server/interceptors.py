@@ -10,12 +10,13 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from bptt_core import Words
 from server import details
 from server.errors import CANCELLED, OK, Refusal, invalid_field
 from server.metrics import Method, Metrics
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 class Calls(grpc.aio.ServerInterceptor):
     """Wraps every handler of the server."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, request_bytes: Mapping[str, int]) -> None:
+        """`request_bytes`: the largest request of a service, by its name, where that is less than a message may be."""
+        self._metrics, self._request_bytes = metrics, request_bytes
 
     async def intercept_service(
         self,
@@ -45,21 +47,30 @@ class Calls(grpc.aio.ServerInterceptor):
         method = self._metrics.calls.method(*streaming, service, name)
         behaviour = handler.stream_stream or handler.unary_stream or handler.unary_unary
         assert behaviour is not None, "no method takes a stream and answers once"
+        most_bytes = self._request_bytes.get(service)
 
         async def call(request: Any, context: Any) -> Any:
-            return await self._run(behaviour, handler, method, request, _Context(context, method))
+            return await self._run(behaviour, handler, most_bytes, method, request, _Context(context, method))
 
         decode = handler.request_deserializer if handler.request_streaming else None
         wrapped: _Handler = _WRAP[streaming](call, decode, handler.response_serializer)
         return wrapped
 
-    async def _run(self, behaviour: Any, handler: _Handler, method: Method, request: Any, context: _Context) -> Any:
+    async def _run(
+        self,
+        behaviour: Any,
+        handler: _Handler,
+        most_bytes: int | None,
+        method: Method,
+        request: Any,
+        context: _Context,
+    ) -> Any:
         started, code = time.perf_counter(), OK
         method.started.inc()
         try:
             if not handler.request_streaming:
                 method.received.inc()
-                request = _decoded(handler, request)
+                request = _decoded(handler, most_bytes, request)
             if inspect.isasyncgenfunction(behaviour):
                 async for message in behaviour(_Counted(request, method), context):
                     await context.write(message)
@@ -117,15 +128,18 @@ class _Context:
 
 
 class _Counted:
-    """An iterator of requests that counts them."""
+    """An iterator of requests that counts them and refuses bytes that are none."""
 
     def __init__(self, requests: Any, method: Method) -> None:
         self._requests, self._method = requests, method
 
     async def __aiter__(self) -> Any:
-        async for message in self._requests:
-            self._method.received.inc()
-            yield message
+        try:
+            async for message in self._requests:
+                self._method.received.inc()
+                yield message
+        except DecodeError:
+            raise _undecodable() from None
 
 
 _WRAP: Final[dict[tuple[bool, bool], Any]] = {
@@ -135,7 +149,9 @@ _WRAP: Final[dict[tuple[bool, bool], Any]] = {
 }
 
 
-def _decoded(handler: _Handler, raw: bytes) -> Any:
+def _decoded(handler: _Handler, most_bytes: int | None, raw: bytes) -> Any:
+    if most_bytes is not None and len(raw) > most_bytes:
+        raise invalid_field("request", Words(f"{len(raw)} bytes"), f"at most {most_bytes} bytes")
     try:
         return handler.request_deserializer(raw) if handler.request_deserializer else raw
     except DecodeError:
@@ -143,4 +159,4 @@ def _decoded(handler: _Handler, raw: bytes) -> Any:
 
 
 def _undecodable() -> Refusal:
-    return invalid_field("request", "bytes", "a message of the method's request type")
+    return invalid_field("request", Words("bytes"), "a message of the method's request type")

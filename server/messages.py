@@ -27,6 +27,14 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Request: an open that asks for what there is not."""
+
+    channel: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Request: nothing more will come."""
 
@@ -73,5 +81,5 @@ class Ended:
     """Answer to End."""
 
 
-Request = Open | Send | End
+Request = Open | Send | Unreadable | End
 Response = Opened | Result | Failed | Draining | Ended

@@ -23,6 +23,7 @@ _LATENCY_S: Final = (
     0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2,
     0.5, 1.0, 2.0, 5.0, 10.0,
 )  # fmt: skip
+_UPDATE_S: Final = (1e-5, 2e-5, 3e-5, 5e-5, 7e-5, 0.0001, *_LATENCY_S)
 _NORM: Final = tuple(10.0 ** (k / 2) for k in range(-12, 13))
 _LOSS: Final = tuple(10.0 ** (k / 2) for k in range(-10, 9))
 _COUNTS: Final = tuple(float(2**k) for k in range(15))
@@ -51,7 +52,12 @@ class Metrics:
         info = Gauge("bptt_backend_info", "Where sessions compute; always 1.", ["backend", "version"], registry=r)
         info.labels(backend.name, version).set(1)
 
-        events = Counter("bptt_events_total", "Events received, by what became of them.", ["outcome"], registry=r)
+        events = Counter(
+            "bptt_events_total",
+            "Events received for a session or channel that was there, by what became of them.",
+            ["outcome"],
+            registry=r,
+        )
         self._accepted, self._duplicate, self._rejected = map(events.labels, ("accepted", "duplicate", "rejected"))
         updates = Counter("bptt_updates_total", "Updates due, by what became of them.", ["result"], registry=r)
         self._updates = {result: updates.labels(label) for result, label in _RESULTS.items()}
@@ -73,7 +79,13 @@ class Metrics:
             "bptt_loss", "Loss of an update on scaled residuals, before it was applied.", buckets=_LOSS, registry=r
         )
         self._update_seconds = Histogram(
-            "bptt_update_seconds", "Time one micro-batch took in the fold.", buckets=_LATENCY_S, registry=r
+            "bptt_update_seconds",
+            "Time of a micro-batch in the fold over the updates it applied, observed once if it applied any.",
+            buckets=_UPDATE_S,
+            registry=r,
+        )
+        self._batch_seconds = Histogram(
+            "bptt_micro_batch_seconds", "Time one micro-batch took in the fold.", buckets=_LATENCY_S, registry=r
         )
         self.ingest_reply = Histogram(
             "bptt_ingest_reply_seconds",
@@ -118,7 +130,7 @@ class Metrics:
         """A micro-batch went through the fold."""
         self._batch_sessions.observe(len(outcomes))
         self._batch_events.observe(sum(map(len, outcomes)))
-        self._update_seconds.observe(seconds)
+        self._batch_seconds.observe(seconds)
         self._non_finite_carry.inc(carry_resets)
         results = np.concatenate([outs.update_result for outs in outcomes])
         counts = np.bincount(results, minlength=max(UpdateResult) + 1)
@@ -128,6 +140,7 @@ class Metrics:
         self._non_finite_update.inc(int(counts[UpdateResult.NON_FINITE]))
         applied = results == UpdateResult.APPLIED
         if applied.any():
+            self._update_seconds.observe(seconds / int(applied.sum()))
             scale = np.concatenate([outs.clip_scale for outs in outcomes])[applied]
             self._clipped.inc(int((scale < 1).sum()))
             _observe(self._norm, np.concatenate([outs.gradient_norm for outs in outcomes])[applied])

@@ -13,7 +13,7 @@ from server.book import Book
 from server.errors import Refusal
 from server.intake import Intake, draining
 from server.metrics import Metrics
-from server.sessions import Acknowledged, held_bytes
+from server.sessions import SESSION_BYTES, Acknowledged, Batch, Record, Reply, event_count, held_bytes
 from server.settings import Settings
 from server.streams import Streams
 from server.watch import Watcher
@@ -30,6 +30,8 @@ _SERVICES: Final = (
     forecast_pb2.DESCRIPTOR.services_by_name["ForecastService"],
 )
 NAMES: Final = tuple(service.full_name for service in _SERVICES)
+# What describes a session is short; reading the lists and tags of megabytes would hold up everybody.
+REQUEST_BYTES: Final = {"bptt.v1.SessionService": SESSION_BYTES}
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
@@ -110,7 +112,18 @@ class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
 
     async def Ingest(self, request: forecast_pb2.IngestRequest, context: Unary) -> forecast_pb2.IngestResponse:
         record = self._book.get(request.session_id)
-        batch, reply = translate.batch(request.batch), translate.reply(request.reply_mode)
+        batch = translate.batch(request.batch)
+        try:
+            answer = self._offer(record, batch, translate.reply(request.reply_mode))
+        except Refusal:
+            self._metrics.rejected(event_count(record, batch))
+            raise
+        result = await answer
+        if isinstance(result, Refusal):
+            raise result
+        return forecast_pb2.IngestResponse(session_uid=record.uid, result=translate.result(result))
+
+    def _offer(self, record: Record, batch: Batch, reply: Reply) -> asyncio.Future[Acknowledged | Refusal]:
         held = held_bytes(record, batch, reply)
         if self._held_bytes and self._held_bytes + held > self._limits.ingest_memory_mib * 2**20:
             raise Refusal("OVERLOADED", "batches in flight fill the memory for them", limit="ingest-memory-mib")
@@ -123,10 +136,7 @@ class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
 
         self._intake.offer(record, batch, reply, done)
         self._held_bytes += held
-        result = await answer
-        if isinstance(result, Refusal):
-            raise result
-        return forecast_pb2.IngestResponse(session_uid=record.uid, result=translate.result(result))
+        return answer
 
     async def Forecast(self, request: forecast_pb2.ForecastRequest, context: Unary) -> forecast_pb2.ForecastResponse:
         record = self._book.get(request.session_id, request.session_uid)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core import Events, FieldError, Outcomes, SessionConfig, check_events
+from bptt_core import Events, FieldError, Outcomes, SessionConfig, Words, check_events
 from server.digests import Ring, digests
 from server.errors import Refusal, invalid, invalid_field
 
@@ -27,7 +27,7 @@ MAX_TAG_VALUE: Final = 256
 MAX_CREDIT_EVENTS: Final = 65536
 _MESSAGE_OVERHEAD_BYTES: Final = 4096
 # A session without scores: names, targets and tags at their longest, four bytes per character.
-_SESSION_BYTES: Final = 128 * 1024
+SESSION_BYTES: Final = 128 * 1024
 _SCORE_TABLES: Final = 9
 
 
@@ -82,10 +82,9 @@ class Record:
         """Values per event."""
         return len(self.created.config.features)
 
-    @property
-    def batch_limit(self) -> int:
+    def batch_limit(self, credit_events: int) -> int:
         """Most events in one batch: what fits a message, and the credit."""
-        return min(self.max_batch_events, self.credit_events)
+        return min(self.max_batch_events, credit_events)
 
 
 class Reply(enum.Enum):
@@ -133,16 +132,18 @@ class Acknowledged:
     outcomes: Outcomes | None
 
 
-def examine(record: Record, batch: Batch, queue_room: int) -> Admission:
+def examine(record: Record, batch: Batch, queue_room: int, credit_events: int | None = None) -> Admission:
     """Checks a whole batch against the events admitted so far; changes nothing.
 
-    `queue_room`: events the server can still queue over all sessions. Raises Refusal.
+    `queue_room`: events the server can still queue over all sessions. `credit_events`: what the sender was promised,
+    whatever the session's limit is by now; None: that limit. Raises Refusal.
     """
+    credit = record.credit_events if credit_events is None else credit_events
     check_uid(record, batch.session_uid)
     first, last = batch.first_sequence, record.admitted
     if first < 1:
         raise invalid_field("first_sequence", first, "at least 1")
-    events = _shaped(record, batch)
+    events = _shaped(record, batch, record.batch_limit(credit))
     if first > last + 1:
         raise Refusal(
             "SEQUENCE_GAP",
@@ -156,7 +157,7 @@ def examine(record: Record, batch: Batch, queue_room: int) -> Admission:
     marks = digests(events)
     if repeats:
         _check_repeats(record, first, marks[:repeats])
-    _check_room(record, len(events) - repeats, queue_room)
+    _check_room(record, len(events) - repeats, queue_room, credit)
     return Admission(
         events=new,
         digests=marks[repeats:],
@@ -199,7 +200,7 @@ def check_id(session_id: str) -> None:
 def check_tags(tags: Mapping[str, str], name: str = "tags") -> None:
     """Raises Refusal unless `tags` keep the limits on number and length."""
     if len(tags) > MAX_TAGS:
-        raise invalid_field(name, f"{len(tags)} tags", f"at most {MAX_TAGS}")
+        raise invalid_field(name, Words(f"{len(tags)} tags"), f"at most {MAX_TAGS}")
     for key, value in tags.items():
         if not 1 <= len(key) <= MAX_TAG_KEY:
             raise invalid_field(name, key, f"keys of 1..{MAX_TAG_KEY} characters")
@@ -231,7 +232,7 @@ def check_same(record: Record, asked: Terms) -> None:
 def batch_events(config: SessionConfig, max_message_bytes: int) -> int:
     """Most events of which batch and reply fit one message. Raises Refusal if a reply or the scores never would."""
     pairs = config.horizon * len(config.targets)
-    most = (max_message_bytes - _SESSION_BYTES) // (8 * _SCORE_TABLES)
+    most = (max_message_bytes - SESSION_BYTES) // (8 * _SCORE_TABLES)
     if pairs > most:
         raise invalid_field("horizon × targets", pairs, f"at most {most}, for messages of {max_message_bytes} bytes")
     return (max_message_bytes - _MESSAGE_OVERHEAD_BYTES) // event_bytes(config)
@@ -243,20 +244,25 @@ def event_bytes(config: SessionConfig) -> int:
     return max(reply, 8 * len(config.features) + 8)
 
 
+def event_count(record: Record, batch: Batch) -> int:
+    """Events in a batch; 1 if it has not even one."""
+    return max(1, len(batch.values) // record.features)
+
+
 def held_bytes(record: Record, batch: Batch, reply: Reply) -> int:
     """Memory that a batch and its reply take until it is answered, at most."""
-    events = len(batch.values) // record.features
-    replies = {Reply.EVERY: events, Reply.LAST: 1, Reply.NONE: 0}[reply]
+    replies = {Reply.EVERY: event_count(record, batch), Reply.LAST: 1, Reply.NONE: 0}[reply]
     return batch.values.nbytes + replies * event_bytes(record.created.config)
 
 
-def _shaped(record: Record, batch: Batch) -> Events:
-    width, most = record.features, record.batch_limit
+def _shaped(record: Record, batch: Batch, most: int) -> Events:
+    width = record.features
     if len(batch.values) == 0 or len(batch.values) % width:
-        raise invalid_field("values", f"{len(batch.values)} values", f"a positive multiple of the {width} features")
+        allowed = f"a positive multiple of the {width} features"
+        raise invalid_field("values", Words(f"{len(batch.values)} values"), allowed)
     count = len(batch.values) // width
     if count > most:
-        raise invalid_field("values", f"{count} events", f"at most {most} events per batch")
+        raise invalid_field("values", Words(f"{count} events"), f"at most {most} events per batch")
     return Events(batch.values.reshape(count, width), batch.timestamps_ns)
 
 
@@ -299,14 +305,14 @@ def _check_repeats(record: Record, first: int, marks: NDArray[np.uint64]) -> Non
         )
 
 
-def _check_room(record: Record, new: int, queue_room: int) -> None:
-    if new and record.pending_events + new > record.credit_events:
+def _check_room(record: Record, new: int, queue_room: int, credit: int) -> None:
+    if new and record.pending_events + new > credit:
         raise Refusal(
             "CREDIT_EXCEEDED",
             f"session {record.session_id!r} has {record.pending_events} events queued and {new} more came; "
-            f"allowed: {record.credit_events} together",
+            f"allowed: {credit} together",
             session_id=record.session_id,
-            limit=record.credit_events,
+            limit=credit,
         )
     if new > queue_room:
         raise Refusal("OVERLOADED", "the server's queue of events is full", limit="max-pending-events")

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from bptt_core import LearnerConfig, SessionConfig
 from server.sessions import Terms
 
+_T = TypeVar("_T")
 MAGIC: Final = b"BPTTSES1"
 _UID: Final = re.compile(r"[0-9a-f]{32}")
 _SUM_BYTES: Final = 32
@@ -65,8 +66,13 @@ class Store:
         except OSError as error:
             self._lock.close()
             raise StoreError(f"another server uses the data directory {directory}; give --data another one") from error
-        for left_over in self._sessions.glob("*.tmp"):
-            left_over.unlink()
+        try:
+            for left_over in self._sessions.glob("*.tmp"):
+                if _UID.fullmatch(left_over.stem):
+                    left_over.unlink()
+        except OSError as error:
+            self._lock.close()
+            raise StoreError(f"cannot tidy the data directory {directory}: {error}") from error
 
     def close(self) -> None:
         """Lets another server in."""
@@ -151,15 +157,30 @@ def unpack(data: bytes) -> Stored:
     after = at + 8 * header["digests"]
     created = header["created"]
     return Stored(
-        uid=header["uid"],
-        session_id=header["session_id"],
-        created=Terms(_config(created["config"]), created["tags"], created["learning"], created["credit_events"]),
-        create_time_ns=header["create_time_ns"],
-        tags=header["tags"],
-        credit_events=header["credit_events"],
+        uid=_a(str, header["uid"]),
+        session_id=_a(str, header["session_id"]),
+        created=Terms(
+            _config(created["config"]),
+            _tags(created["tags"]),
+            _a(bool, created["learning"]),
+            _a(int, created["credit_events"]),
+        ),
+        create_time_ns=_a(int, header["create_time_ns"]),
+        tags=_tags(header["tags"]),
+        credit_events=_a(int, header["credit_events"]),
         digests=np.frombuffer(body[at:after], dtype="<u8").astype(np.uint64),
         checkpoint=body[after:],
     )
+
+
+def _a(kind: type[_T], value: Any) -> _T:
+    if type(value) is not kind:
+        raise ValueError(f"{value!r} is in the place of a value of type {kind.__name__}")
+    return value
+
+
+def _tags(values: Any) -> dict[str, str]:
+    return {key: _a(str, value) for key, value in _a(dict, values).items()}
 
 
 def _config(values: dict[str, Any]) -> SessionConfig:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt.v1 import config_pb2, error_pb2, forecast_pb2, session_pb2
-from bptt_core import LearnerConfig, Outcomes, Scores, SessionConfig
+from bptt_core import LearnerConfig, Outcomes, Scores, SessionConfig, Words
 from server import messages
 from server.book import Changes, View
 from server.errors import Refusal, invalid_field
@@ -35,7 +35,7 @@ _MAX_PAGE: Final = 1000
 def terms(request: session_pb2.CreateSessionRequest) -> Terms:
     """What a session is to be created with, and which fields were stated."""
     if not request.HasField("config"):
-        raise invalid_field("config", "absent", "a configuration with at least one feature")
+        raise invalid_field("config", Words("absent"), "a configuration with at least one feature")
     config: dict[str, Any] = {}
     learner: dict[str, Any] = {}
     for entry, value in request.config.ListFields():
@@ -43,7 +43,7 @@ def terms(request: session_pb2.CreateSessionRequest) -> Terms:
             config[entry.name] = tuple(value) if entry.name in _LISTS else value
     for entry, value in request.config.learner.ListFields():
         known = _ENUMS.get(entry.name)
-        learner[entry.name] = value if known is None else _known(f"learner.{entry.name}", value, known)
+        learner[entry.name] = value if known is None else _known(f"config.learner.{entry.name}", value, known)
     credit = _credit(request.limits)
     stated = {f"config.{name}" for name in config} | {f"config.learner.{name}" for name in learner}
     stated |= {"tags"} if request.tags else set()
@@ -184,13 +184,17 @@ def stream_request(message: forecast_pb2.StreamRequest) -> messages.Request:
     match message.WhichOneof("request"):
         case "open":
             opened = message.open
-            return messages.Open(opened.channel, opened.session_id, opened.session_uid, reply(opened.reply_mode))
+            try:
+                mode = reply(opened.reply_mode)
+            except Refusal as refusal:
+                return messages.Unreadable(opened.channel, refusal)
+            return messages.Open(opened.channel, opened.session_id, opened.session_uid, mode)
         case "events":
             return messages.Send(message.events.channel, batch(message.events.batch))
         case "end":
             return messages.End()
         case _:
-            raise invalid_field("request", "absent", "open, events or end")
+            raise invalid_field("request", Words("absent"), "open, events or end")
 
 
 def stream_response(answer: messages.Response) -> forecast_pb2.StreamResponse:

@@ -50,6 +50,12 @@ def test_equal_content_has_equal_digests_whatever_the_nan() -> None:
     assert one[0] != one[1]
 
 
+def test_the_two_zeros_are_the_same_content() -> None:
+    one = record()
+    take(one, sent(1, [[-0.0, 1.0], [0.0, NAN]]))
+    assert examine(one, sent(1, [[0.0, 1.0], [-0.0, NAN]]), ROOM).duplicates == 2
+
+
 def test_a_digest_depends_on_every_value_and_on_the_timestamp() -> None:
     values, times = np.array([[1.0, 2.0]]), np.array([5])
     seen = {int(digests(events)[0]) for events in (

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bptt.v1 import forecast_pb2, session_pb2
 from server.services import NAMES
-from server.store import unpack
+from server.store import pack, unpack
 
 EVERY = 1
 
@@ -53,7 +54,7 @@ def test_sessions_continue_to_the_same_bits_after_a_restart(
     before = [rpc.get(name) for name in names]
     forecasts = [rpc.forecast(name) for name in names]
     assert first.stop() == 0
-    assert "3 sessions written" in first.log()
+    assert "3 of 3 sessions written" in first.log()
 
     again = start_server(data=data)
     rpc = connect(again.target)
@@ -95,7 +96,7 @@ def test_a_drain_answers_what_is_in_flight_and_says_where_to_resume(
     assert (ended.code, ended.reason) == ("UNAVAILABLE", "DRAINING")
     assert {"ErrorInfo", "RetryInfo"} == ended.details
     assert server.stop() == 0
-    assert "1 sessions written" in server.log()
+    assert "1 of 1 sessions written" in server.log()
 
 
 def test_new_work_is_refused_while_draining(
@@ -129,23 +130,36 @@ def test_new_work_is_refused_while_draining(
     assert server.stop() == 0
 
 
-def test_a_fold_that_does_not_finish_in_time_is_said_and_still_saved(
-    start_server: Any, connect: Any, noise: Any, gate: Any, wait_for: Any
+def test_what_is_not_folded_in_time_is_dropped_and_the_rest_is_saved_as_it_was_sent(
+    start_server: Any, connect: Any, noise: Any, gate: Any, wait_for: Any, tmp_path: Path
 ) -> None:
-    server = start_server("--drain-timeout-s", "0.1", prelude=gate.prelude)
+    data = tmp_path / "kept"
+    server = start_server("--drain-timeout-s", "0.1", "--turn-events", "40", data=data, prelude=gate.prelude)
     rpc = connect(server.target)
-    rpc.create("s")
+    for name in "stu":
+        rpc.create(name)
     stream = rpc.stream()
     stream.open("s")
     stream.next()
     stream.send(1, noise(100))
-    wait_for(server, "bptt_queue_events 100.0")
+    stream.send(500, noise(1))
+    wait_for(server, 'bptt_events_total{outcome="rejected"} 1.0')
     server.process.terminate()
-    while "did not take their answers in time" not in server.log():
+    while "100 events are not folded in time" not in server.log():
+        assert server.process.poll() is None
         time.sleep(0.005)
     gate.open()
+    (*failed, draining), code = stream.rest()
+    told = [(one.error.reason, one.first_sequence, one.last_sequence) for one in failed]
+    assert told == [("DRAINING", 1, 40), ("SEQUENCE_GAP", 500, 40)]
+    assert [point.last_sequence for point in draining.resume_points] == [40]
+    assert code == "UNAVAILABLE"
     assert server.stop() == 0
-    assert "1 sessions written" in server.log()
+    assert "3 of 3 sessions written" in server.log()
+    rpc = connect(start_server(data=data).target)
+    assert rpc.get("s").last_sequence == 40
+    again = rpc.ingest("s", 38, noise(100)[37:])
+    assert (again.duplicates, again.last_sequence) == (3, 100)
 
 
 def test_forecasts_change_nothing(start_server: Any, connect: Any, noise: Any) -> None:
@@ -229,40 +243,98 @@ def test_a_second_server_on_the_same_directory_or_port_says_so(start_server: Any
             start_server("--http-port", port)
 
 
-def test_a_broken_fold_ends_the_server_with_an_error(start_server: Any, connect: Any, refused: Any) -> None:
+def test_a_broken_fold_ends_the_server_with_an_error_and_loses_nothing_acknowledged(
+    start_server: Any, connect: Any, noise: Any, refused: Any, tmp_path: Path
+) -> None:
     prelude = """
 import bptt_core
+step = bptt_core.Fold.step
 def broken(self, work):
-    raise FloatingPointError("broken on purpose")
+    if any((events.values == 666).any() for _, events in work):
+        raise FloatingPointError("broken on purpose")
+    return step(self, work)
 bptt_core.Fold.step = broken
 """
-    server = start_server(prelude=prelude)
+    data = tmp_path / "kept"
+    server = start_server(data=data, prelude=prelude)
     rpc = connect(server.target)
-    rpc.create("s")
-    assert refused(lambda: rpc.ingest("s", 1, [1, 2])).code in ("UNAVAILABLE", "CANCELLED")
+    for name in "st":
+        rpc.create(name)
+        rpc.ingest(name, 1, noise(10))
+    error = refused(lambda: rpc.ingest("s", 11, [666, 2]))
+    assert (error.code, error.reason) == ("UNAVAILABLE", "DRAINING")
     assert server.process.wait(60) == 1
     assert "broken on purpose" in server.log()
-    assert not [*(server.data / "sessions").iterdir()]
+    rpc = connect(start_server(data=data).target)
+    assert [rpc.get(name).last_sequence for name in "st"] == [10, 10]
+    again = rpc.ingest("s", 10, [noise(10)[9], [1, 2]])
+    assert (again.duplicates, again.last_sequence) == (1, 11)
 
 
-def test_a_disk_that_takes_nothing_is_an_error_at_the_end(start_server: Any, connect: Any) -> None:
+def test_a_disk_that_does_not_take_one_session_takes_the_others(start_server: Any, connect: Any) -> None:
     prelude = """
 import server.store
+save = server.store.Store.save
 def full(self, stored):
-    raise OSError(28, "No space left on device")
+    if stored.session_id == "b":
+        raise OSError(28, "No space left on device")
+    save(self, stored)
 server.store.Store.save = full
 """
     server = start_server(prelude=prelude)
-    connect(server.target).create("s")
+    rpc = connect(server.target)
+    for name in "abc":
+        rpc.create(name)
     assert server.stop() == 1
-    assert "No space left on device" in server.log()
+    assert "session 'b' is not written: [Errno 28] No space left on device" in server.log()
+    assert "2 of 3 sessions written" in server.log()
+    assert len([*(server.data / "sessions").glob("*.session")]) == 2
+
+
+def test_sessions_are_written_several_at_a_time(start_server: Any, connect: Any) -> None:
+    prelude = """
+import threading, server.store
+save, both = server.store.Store.save, threading.Barrier(2)
+def together(self, stored):
+    both.wait(30)
+    save(self, stored)
+server.store.Store.save = together
+"""
+    server = start_server(prelude=prelude)
+    rpc = connect(server.target)
+    for name in "ab":
+        rpc.create(name)
+    assert server.stop() == 0, server.log()
+
+
+def test_a_header_that_does_not_fit_its_checkpoint_stops_the_start(
+    start_server: Any, connect: Any, tmp_path: Path
+) -> None:
+    data = tmp_path / "kept"
+    first = start_server(data=data)
+    connect(first.target).create("s")
+    first.stop()
+    (path,) = (data / "sessions").glob("*.session")
+    stored = unpack(path.read_bytes())
+    other = replace(stored.created, config=replace(stored.created.config, horizon=2))
+    path.write_bytes(pack(replace(stored, created=other)))
+    with pytest.raises(RuntimeError, match="exit code 1") as caught:
+        start_server(data=data)
+    assert f"{path.name} is not usable: its header and its checkpoint have different config" in str(caught.value)
+
+
+def test_a_ports_file_that_cannot_be_written_is_said_plainly(start_server: Any, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="exit code 1") as caught:
+        start_server("--ports-file", str(tmp_path / "missing" / "ports.json"))
+    assert "cannot write --ports-file" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
 
 
 def test_ctrl_c_drains_too(start_server: Any, connect: Any) -> None:
     server = start_server()
     connect(server.target).create("s")
     assert server.stop(signal.SIGINT) == 0
-    assert "1 sessions written" in server.log()
+    assert "1 of 1 sessions written" in server.log()
 
 
 def test_the_health_command_is_an_exit_code(start_server: Any) -> None:

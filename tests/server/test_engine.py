@@ -124,6 +124,38 @@ def test_deleting_drops_what_was_not_folded(loop: Loop) -> None:
     assert not loop.failures
 
 
+def test_a_costly_session_is_folded_in_small_micro_batches(loop: Loop) -> None:
+    large = SessionConfig(("x",), learner=LearnerConfig(hidden=96, window=64)).validated()
+    for uid in "ab":
+        loop.ask(loop.engine.create(uid, large, True))
+        loop.engine.submit(uid, work(3))
+    loop.until(lambda: len(loop.rows()) == 6)
+    assert {len(batch.parts) for batch in loop.batches} == {1}
+    assert {rows for _, rows in loop.rows()} == {1}
+
+
+def test_after_a_halt_nothing_is_folded_and_calls_are_answered(loop: Loop) -> None:
+    for uid in "ab":
+        loop.ask(loop.engine.create(uid, CONFIG, True))
+    long, behind = work(100_000), work(1)
+    loop.engine.submit("a", long)
+    change = loop.engine.configure("a", False, None)
+    loop.engine.submit("a", behind)
+    loop.ask(loop.engine.halt())
+    folded = sum(rows for _, rows in loop.rows())
+    assert folded < 100_000
+    assert loop.dropped[0] is long
+    assert loop.dropped[-1] is behind
+    assert loop.ask(change).learning is False
+    late = work(1)
+    loop.engine.submit("b", late)
+    assert loop.ask(loop.engine.status("a", scores=False)).last_sequence == folded
+    assert loop.ask(loop.engine.checkpoint("a")) == loop.ask(loop.engine.checkpoint("a"))
+    assert late in loop.dropped
+    assert sum(rows for _, rows in loop.rows()) == folded
+    assert not loop.failures
+
+
 def test_a_session_without_memory_is_refused_and_the_engine_lives(loop: Loop, monkeypatch: Any) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise MemoryError
@@ -135,13 +167,35 @@ def test_a_session_without_memory_is_refused_and_the_engine_lives(loop: Loop, mo
     loop.ask(loop.engine.create("a", CONFIG, True))
 
 
-def test_an_exception_out_of_the_fold_is_fatal(loop: Loop, monkeypatch: Any) -> None:
-    def broken(*_: Any) -> None:
-        raise FloatingPointError("broken")
+def broken(*_: Any, **__: Any) -> None:
+    raise FloatingPointError("broken")
 
+
+def test_after_an_exception_out_of_the_fold_sessions_can_be_saved(loop: Loop, monkeypatch: Any) -> None:
+    for uid in "ab":
+        loop.ask(loop.engine.create(uid, CONFIG, True))
+        loop.fold(uid, 8)
+    before = loop.ask(loop.engine.checkpoint("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Fold, "step", broken)
+        items = [work(1), work(400)]
+        for item in items:
+            loop.engine.submit("a", item)
+        loop.until(lambda: loop.failures)
+        loop.until(lambda: items[0] in loop.dropped and items[1] in loop.dropped)
+    assert [type(failure) for failure in loop.failures] == [FloatingPointError]
+    late = work(1)
+    loop.engine.submit("b", late)
+    assert loop.ask(loop.engine.checkpoint("a")) == before
+    assert late in loop.dropped
+    assert sum(rows for _, rows in loop.rows()) == 16
+
+
+def test_an_exception_out_of_a_call_is_answered_and_fatal(loop: Loop, monkeypatch: Any) -> None:
     loop.ask(loop.engine.create("a", CONFIG, True))
-    monkeypatch.setattr(Fold, "step", broken)
-    loop.engine.submit("a", work(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Fold, "checkpoint", broken)
+        with pytest.raises(FloatingPointError):
+            loop.ask(loop.engine.checkpoint("a"))
     loop.until(lambda: loop.failures)
-    assert isinstance(loop.failures[0], FloatingPointError)
-    assert loop.rows() == []
+    assert loop.ask(loop.engine.checkpoint("a"))

@@ -32,8 +32,8 @@ EVENTS: dict[str, tuple[Callable[[Any, str], Any], str, set[str], str]] = {
     "too large": (_ingest(4, [1, 2e100], times=[4 * _S]), "INVALID_FIELD", FIELD, "±1e+100"),
     "time backwards": (_ingest(4, [1, 2], times=[2 * _S]), "INVALID_FIELD", FIELD, f"one before, {3 * _S}"),
     "time backwards inside": (_ingest(4, [1, 2, 3, 4], times=[5 * _S, 4 * _S]), "INVALID_FIELD", FIELD, "before"),
-    "times in some only": (_ingest(4, [1, 2, 3, 4], times=[4 * _S]), "INVALID_FIELD", FIELD, "one per event (2)"),
-    "times missing": (_ingest(4, [1, 2]), "INVALID_FIELD", FIELD, "as in the events before"),
+    "times in some only": (_ingest(4, [1, 2, 3, 4], times=[4 * _S]), "INVALID_FIELD", FIELD, "is 1 values"),
+    "times missing": (_ingest(4, [1, 2]), "INVALID_FIELD", FIELD, "timestamps_ns is absent; allowed: one"),
     "sequence zero": (_ingest(0, [1, 2], times=[4 * _S]), "INVALID_FIELD", FIELD, "first_sequence is 0"),
     "gap": (_ingest(5, [1, 2], times=[4 * _S]), "SEQUENCE_GAP", ABOUT, "at most 4"),
     "other content": (_ingest(3, [1, 2], times=[3 * _S]), "SEQUENCE_CONFLICT", ABOUT, "two writers"),
@@ -67,9 +67,9 @@ def test_a_bad_batch_is_refused_and_changes_nothing(name: str, rpc: Any, new_id:
 
 
 CREATIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "k1 above k2": ({"window": 8, "stride": 9}, "learner.stride is 9; allowed: 1..8"),
+    "k1 above k2": ({"window": 8, "stride": 9}, "config.learner.stride is 9; allowed: 1..8"),
     "k2 not above the horizon": ({"window": 8, "horizon": 8}, "learner.window is 8; allowed: 9..1024"),
-    "no features": ({"features": ()}, "features is []; allowed: 1..64"),
+    "no features": ({"features": ()}, "config.features is []; allowed: 1..64"),
     "equal features": ({"features": ("a", "a")}, "distinct names"),
     "unknown target": ({"targets": ["z"]}, "targets is 'z'; allowed: one of the features"),
     "hidden too large": ({"hidden": 513}, "learner.hidden is 513; allowed: 1..512"),
@@ -77,7 +77,7 @@ CREATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "two seasons": ({"seasons": [24, 168]}, "at most 1 season"),
     "coverage one": ({"coverage": 1.0}, "coverage is 1.0; allowed: 0.5..0.99"),
     "rate not a number": ({"learning_rate": NAN}, "learner.learning_rate is nan"),
-    "unknown cell": ({"cell": 7}, "learner.cell is 7; allowed: 0..3"),
+    "unknown cell": ({"cell": 7}, "config.learner.cell is 7; allowed: 0..3"),
     "credit too large": ({"limits": session_pb2.SessionLimits(credit_events=65537)}, "1..65536"),
     "credit zero": ({"limits": session_pb2.SessionLimits(credit_events=0)}, "1..65536"),
     "too many tags": ({"tags": {str(n): "" for n in range(33)}}, "at most 32"),
@@ -97,6 +97,7 @@ def test_a_bad_configuration_is_refused_and_makes_nothing(name: str, rpc: Any, n
     assert (error.code, error.reason, error.details) == ("INVALID_ARGUMENT", "INVALID_FIELD", FIELD)
     assert text in error.message
     assert set(error.facts) == {"field", "value", "allowed"}
+    assert error.message == "{field} is {value}; allowed: {allowed}".format(**error.facts)
     assert refused(lambda: rpc.get(session)).reason == "SESSION_NOT_FOUND"
 
 
@@ -109,7 +110,9 @@ def test_a_bad_id_is_refused(session_id: str, rpc: Any, refused: Any) -> None:
 
 def test_creating_needs_a_configuration(rpc: Any, new_id: Any, refused: Any) -> None:
     request = session_pb2.CreateSessionRequest(session_id=new_id())
-    assert refused(lambda: rpc.sessions.CreateSession(request)).facts["field"] == "config"
+    error = refused(lambda: rpc.sessions.CreateSession(request))
+    assert error.facts["field"] == "config"
+    assert error.message.startswith("config is absent; allowed: ")
 
 
 def test_an_unknown_session_is_not_found_everywhere(rpc: Any, new_id: Any, refused: Any) -> None:
@@ -154,9 +157,28 @@ def test_a_message_above_the_limit_is_refused_with_the_limit(rpc: Any, new_id: A
     assert rpc.ingest(session, 1, [1, 2]).last_sequence == 1
 
 
+def test_a_description_of_a_session_that_is_much_too_long_is_not_even_read(rpc: Any, refused: Any) -> None:
+    tags = {str(n): "" for n in range(20_000)}
+    for request, call in (
+        (session_pb2.CreateSessionRequest(session_id="s", tags=tags), rpc.sessions.CreateSession),
+        (session_pb2.ListSessionsRequest(tags=tags), rpc.sessions.ListSessions),
+        (session_pb2.UpdateSessionRequest(changes={"tags": tags}), rpc.sessions.UpdateSession),
+    ):
+        error = refused(lambda request=request, call=call: call(request, timeout=60))
+        assert (error.code, error.facts["field"]) == ("INVALID_ARGUMENT", "request")
+        assert error.message == f"request is {request.ByteSize()} bytes; allowed: at most 131072 bytes"
+
+
 def test_bytes_that_are_no_message_are_the_callers_mistake(rpc: Any, refused: Any) -> None:
     call = rpc.channel.unary_unary("/bptt.v1.SessionService/GetSession", request_serializer=bytes)
     error = refused(lambda: call(b"\xff\xff", timeout=60))
+    assert (error.code, error.facts["field"]) == ("INVALID_ARGUMENT", "request")
+
+
+def test_bytes_that_are_no_message_are_refused_by_reflection_too(rpc: Any, refused: Any) -> None:
+    path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    call = rpc.channel.stream_stream(path, request_serializer=bytes)
+    error = refused(lambda: [*call(iter([b"\xff\xff"]), timeout=60)])
     assert (error.code, error.facts["field"]) == ("INVALID_ARGUMENT", "request")
 
 
@@ -184,7 +206,7 @@ def test_a_bad_page_is_refused(fields: dict[str, Any], name: str, rpc: Any, refu
     [
         ([], {}, "update_mask"),
         (["config"], {}, "update_mask"),
-        (["learning_rate"], {"learning_rate": 0.0}, "learner.learning_rate"),
+        (["learning_rate"], {"learning_rate": 0.0}, "changes.learning_rate"),
         (["limits"], {"limits": session_pb2.SessionLimits(credit_events=0)}, "changes.limits.credit_events"),
         (["tags"], {"tags": {"k" * 65: ""}}, "changes.tags"),
     ],

@@ -23,7 +23,7 @@ def serve(handler: Any, ask: Callable[[grpc.aio.Channel], Awaitable[Any]]) -> tu
     metrics = Metrics(select_backend("numpy"), "test")
 
     async def run() -> Any:
-        server = grpc.aio.server(interceptors=[Calls(metrics)])
+        server = grpc.aio.server(interceptors=[Calls(metrics, {})])
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", {"M": handler})])
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import math
 import shutil
 import subprocess
@@ -56,13 +57,14 @@ def test_every_family_is_there_and_plausible_after_a_run(
     stream.send(300, events[:7])
     assert stream.next().error.reason == "SEQUENCE_GAP"
     rpc.ingest("b", 1, np.full((20, 2), np.nan))
-    with pytest.raises(grpc.RpcError):
-        rpc.get("c")
+    for call in (lambda: rpc.get("c"), lambda: rpc.ingest("c", 1, events), lambda: rpc.ingest("b", 1, events, reply=9)):
+        with pytest.raises(grpc.RpcError):
+            call()
 
     found = samples(server)
     assert value(found, "bptt_events_total", outcome="accepted") == 220
     assert value(found, "bptt_events_total", outcome="duplicate") == 50
-    assert value(found, "bptt_events_total", outcome="rejected") == 7
+    assert value(found, "bptt_events_total", outcome="rejected") == 7 + 200
     session = rpc.get("a").updates
     assert value(found, "bptt_updates_total", result="applied") == session.applied > 150
     assert value(found, "bptt_updates_total", result="no_target") == session.no_target + 20
@@ -76,8 +78,9 @@ def test_every_family_is_there_and_plausible_after_a_run(
         assert 0 < value(found, name + "_sum") / session.applied < 100
     batches = value(found, "bptt_micro_batch_events_count")
     assert value(found, "bptt_micro_batch_events_sum") == 220
-    assert value(found, "bptt_micro_batch_sessions_count") == value(found, "bptt_update_seconds_count") == batches
-    assert 0 < value(found, "bptt_update_seconds_sum") < 60
+    assert value(found, "bptt_micro_batch_sessions_count") == value(found, "bptt_micro_batch_seconds_count") == batches
+    assert 0 < value(found, "bptt_update_seconds_sum") < value(found, "bptt_micro_batch_seconds_sum") < 60
+    assert 0 < value(found, "bptt_update_seconds_count") < batches  # b's events had nothing to learn
     assert value(found, "bptt_ingest_reply_seconds_count") == 6
     assert 0 < value(found, "bptt_ingest_reply_seconds_sum") < 600
     assert value(found, "bptt_queue_events") == 0
@@ -87,7 +90,7 @@ def test_every_family_is_there_and_plausible_after_a_run(
     assert value(found, "bptt_draining") == 0
     assert value(found, "bptt_watch_dropped_events_total") == 0
     assert value(found, "bptt_errors_total", reason="SEQUENCE_GAP") == 1
-    assert value(found, "bptt_errors_total", reason="SESSION_NOT_FOUND") == 1
+    assert value(found, "bptt_errors_total", reason="SESSION_NOT_FOUND") == 2
     assert [labels for name, labels in found if name == "bptt_backend_info"]
     ours = {"grpc_service": "bptt.v1.SessionService", "grpc_method": "CreateSession", "grpc_type": "unary"}
     assert value(found, "grpc_server_started_total", **ours) == 2
@@ -145,6 +148,30 @@ def test_the_http_port_answers_health_readiness_and_nothing_else(server: Any, fe
     assert fetch(server.http_url + "/readyz?full")[0] == 200
     assert fetch(server.http_url + "/")[0] == 404
     assert fetch(server.http_url + "/metrics/x")[0] == 404
+
+
+def test_the_http_port_answers_a_request_for_the_head_alone(server: Any) -> None:
+    address = server.http_url.removeprefix("http://")
+    for path, status in (("/metrics", 200), ("/healthz", 200), ("/readyz", 200), ("/", 404)):
+        connection = http.client.HTTPConnection(address, timeout=30)
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (status, b"")
+        assert int(answer.headers["Content-Length"]) > 0
+        connection.close()
+
+
+def test_an_updates_time_is_its_share_of_the_micro_batch() -> None:
+    metrics = Metrics(select_backend("numpy"), "test")
+    wide, thin = np.zeros((5, 1, 1)), np.ones(5, np.float32)
+    for results in ([UpdateResult.APPLIED] * 4 + [UpdateResult.NOT_DUE], [UpdateResult.NO_TARGET] * 5):
+        outs = Outcomes(1, wide, wide, wide, thin, np.array(results, np.int8), thin, thin, thin)
+        metrics.folded([outs], 0.2, 0)
+    found = parsed(metrics.page().decode())
+    assert value(found, "bptt_update_seconds_count") == 1
+    assert value(found, "bptt_update_seconds_sum") == pytest.approx(0.05)
+    assert value(found, "bptt_micro_batch_seconds_count") == 2
+    assert value(found, "bptt_micro_batch_seconds_sum") == pytest.approx(0.4)
 
 
 def test_a_value_that_is_not_finite_is_counted_apart_and_not_observed() -> None:

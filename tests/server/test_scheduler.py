@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
-from server.scheduler import Lane, Scheduler, Turn, Work
+from bptt_core import LearnerConfig, SessionConfig, session_bytes
+from server.scheduler import Lane, Scheduler, Turn, Work, share
 
 
 def rows(turns: list[Turn]) -> dict[str, int]:
@@ -56,6 +58,32 @@ def test_the_micro_batch_is_bounded_over_all_lanes() -> None:
     for name in "abcd":
         scheduler.add(Lane(name, 1), Work(10))
     assert [rows(turns) for turns in everything(scheduler)] == [{"a": 10, "b": 10, "c": 5}, {"d": 10, "c": 5}]
+
+
+def test_lanes_with_a_share_have_that_part_of_both_limits_and_a_row_at_least() -> None:
+    scheduler = Scheduler(100, 10)
+    for shape, part in ((1, 1.0), (2, 0.2), (3, 0.001)):
+        for name in "ab":
+            scheduler.add(Lane(f"{name}{shape}", shape, share=part), Work(12))
+    batches = [rows(turns) for turns in everything(scheduler)]
+    assert batches[:3] == [{"a1": 10, "b1": 10}, {"a2": 2, "b2": 2}, {"a3": 1}]
+    assert max(sum(batch.values()) for batch in batches if "a2" in batch) == 4
+    assert {sum(batch.values()) for batch in batches if batch.keys() <= {"a3", "b3"}} == {1}
+
+
+def test_the_share_falls_with_what_a_row_costs() -> None:
+    def part(**learner: Any) -> float:
+        config = SessionConfig(("x",), learner=LearnerConfig(**learner)).validated()
+        parameters = 4 * config.learner.hidden * (config.learner.hidden + 4) + config.learner.hidden + 1
+        assert config.learner.window is not None
+        return share(config.learner.window, parameters, session_bytes(config))
+
+    assert part() == 1.0
+    assert part(hidden=16, window=64) == 1.0
+    shares = [part(), part(hidden=64), part(hidden=128), part(hidden=128, window=256), part(hidden=512, window=1024)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] * 4096 < 1
+    assert part(hidden=1, window=1024) * 64 < 10
 
 
 def test_a_busy_lane_starves_nobody_of_its_shape_or_another() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -150,6 +151,48 @@ def test_limits_hold_at_the_limit(start_server: Any, connect: Any, noise: Any, r
     assert (error.code, error.reason) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
     assert error.details == {"ErrorInfo", "QuotaFailure", "RetryInfo"}
     assert rpc.ingest("b", 1, noise(300), reply=NONE).last_sequence == 300
+
+
+def test_sessions_keep_within_their_memory(start_server: Any, connect: Any, refused: Any, tmp_path: Path) -> None:
+    def large(rpc: Any, name: str) -> Any:
+        return rpc.create(name, features=["x"], hidden=96, window=64)  # 465 kB
+
+    data = tmp_path / "kept"
+    first = start_server("--session-memory-mib", "1", data=data)
+    rpc = connect(first.target)
+    large(rpc, "a")
+    large(rpc, "b")
+    error = refused(lambda: large(rpc, "c"))
+    assert (error.code, error.reason) == ("RESOURCE_EXHAUSTED", "SESSION_LIMIT")
+    assert error.facts["limit"] == "session-memory-mib"
+    assert 2**19 > int(error.facts["session_bytes"]) > int(error.facts["free_bytes"]) >= 0
+    assert not large(rpc, "a").created
+    rpc.delete("b")
+    large(rpc, "c")
+    assert first.stop() == 0
+    second = start_server("--session-memory-mib", "1", data=data)
+    rpc = connect(second.target)
+    assert refused(lambda: large(rpc, "b")).reason == "SESSION_LIMIT"
+    rpc.delete("a")
+    for n in range(2):
+        rpc.create(f"small{n}")
+    rpc.delete("small0")
+    large(rpc, "a")
+
+
+def test_sessions_on_disk_that_exceed_their_memory_stop_the_start(
+    start_server: Any, connect: Any, tmp_path: Path
+) -> None:
+    data = tmp_path / "kept"
+    first = start_server(data=data)
+    rpc = connect(first.target)
+    for name in "abc":
+        rpc.create(name, features=["x"], hidden=96, window=64)
+    assert first.stop() == 0
+    with pytest.raises(RuntimeError, match="exit code 1") as caught:
+        start_server("--session-memory-mib", "1", data=data)
+    assert "the sessions on disk need more than --session-memory-mib 1" in str(caught.value)
+    assert len([*(data / "sessions").iterdir()]) == 3
 
 
 def test_credit_exceeded_is_said_in_the_stream_and_can_be_resent(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import struct
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bptt_core import LearnerConfig, SessionConfig
 from server.sessions import Terms
-from server.store import Store, Stored, StoreError, pack, unpack
+from server.store import MAGIC, Store, Stored, StoreError, pack, unpack
 
 UID = "0123456789abcdef" * 2
 
@@ -77,6 +81,27 @@ def test_a_half_written_file_is_not_taken_for_a_session(tmp_path: Path) -> None:
     with contextlib.closing(Store(tmp_path)) as store:
         assert [one.uid for one in store.load()] == [UID]
     assert len(list((tmp_path / "sessions").iterdir())) == 1
+
+
+def test_what_a_server_did_not_leave_behind_stays(tmp_path: Path) -> None:
+    (tmp_path / "sessions" / "x.tmp").mkdir(parents=True)
+    (tmp_path / "sessions" / "notes.tmp").write_text("mine")
+    Store(tmp_path).close()
+    assert len(list((tmp_path / "sessions").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tags": ["ab"]}, {"tags": 5}, {"tags": {"k": 1}}, {"session_id": ["s"]}, {"credit_events": "9"}],
+)
+def test_a_header_with_values_of_another_type_is_refused(wrong: dict[str, Any]) -> None:
+    body = pack(stored())
+    (size,) = struct.unpack_from("<Q", body, len(MAGIC))
+    at = len(MAGIC) + 8
+    header = json.dumps({**json.loads(body[at : at + size]), **wrong}).encode()
+    changed = MAGIC + struct.pack("<Q", len(header)) + header + body[at + size : -32]
+    with pytest.raises(ValueError, match="in the place of"):
+        unpack(changed + blake2b(changed, digest_size=32).digest())
 
 
 def test_the_directory_belongs_to_one_store_at_a_time(tmp_path: Path) -> None:
