@@ -18,7 +18,7 @@ from bptt_core import Events, Outcomes
 from server.engine import MicroBatch, Settled
 from server.errors import Refusal
 from server.metrics import Metrics
-from server.outcomes import copied, joined, rows
+from server.outcomes import copied
 from server.scheduler import Span, Work
 from server.sessions import Acknowledged, Admission, Batch, Record, Reply, admit, examine
 from server.watch import Watcher
@@ -149,9 +149,9 @@ class Intake:
             for watcher in self._watchers.get(part.uid, ()):
                 watcher.offer(outs)
         for span in part.turn.spans:
-            newest = before if outs is None or row == 0 else rows(outs, row - 1, row)
+            newest = before if outs is None or row == 0 else outs.rows(row - 1, row)
             stop = row + span.stop - span.start
-            self._advance(span, None if outs is None else rows(outs, row, stop), newest)
+            self._advance(span, None if outs is None else outs.rows(row, stop), newest)
             row = stop
 
     def _advance(self, span: Span, part: Outcomes | None, newest: Outcomes | None) -> None:
@@ -166,7 +166,7 @@ class Intake:
         if ticket.reply is not Reply.NONE and admission.repeats_last:
             outcomes = newest
         elif ticket.reply is Reply.EVERY and ticket.parts:
-            outcomes = joined(ticket.parts)
+            outcomes = Outcomes.joined(ticket.parts)
         elif ticket.reply is Reply.LAST and ticket.parts:
             outcomes = ticket.parts[-1].last()
         self._finish(

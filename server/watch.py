@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bptt_core import Outcomes
 from server.errors import Refusal
-from server.outcomes import rows, size_bytes
+from server.outcomes import size_bytes
 
 
 class Watcher:
@@ -26,7 +26,7 @@ class Watcher:
     def offer(self, outs: Outcomes) -> None:
         """Queues outcomes, dropping the oldest queued ones if there is no room."""
         for start in range(0, len(outs), self._max_events):
-            piece = rows(outs, start, min(len(outs), start + self._max_events))
+            piece = outs.rows(start, min(len(outs), start + self._max_events))
             self._queue.append(piece)
             self._bytes += size_bytes(piece)
         while self._bytes > self._max_bytes and len(self._queue) > 1:

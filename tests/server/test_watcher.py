@@ -9,7 +9,7 @@ import pytest
 
 from bptt_core import Outcomes
 from server.errors import Refusal
-from server.outcomes import joined, rows, size_bytes
+from server.outcomes import size_bytes
 from server.watch import Watcher
 
 
@@ -31,7 +31,7 @@ def test_outcomes_come_in_order_in_pieces_that_fit() -> None:
         one.offer(table(7, 1))
         pieces = [await one.next() for _ in range(3)]
         assert [(piece.first_sequence, len(piece), lost) for piece, lost in pieces] == [(1, 4, 0), (5, 2, 0), (7, 1, 0)]
-        assert joined([piece for piece, _ in pieces]).mean.ravel().tolist() == [1, 2, 3, 4, 5, 6, 7]
+        assert Outcomes.joined([piece for piece, _ in pieces]).mean.ravel().tolist() == [1, 2, 3, 4, 5, 6, 7]
         assert not dropped
 
     asyncio.run(run())
@@ -80,5 +80,5 @@ def test_the_end_comes_after_what_is_queued() -> None:
 
 
 def test_rows_are_cut_with_their_sequence() -> None:
-    cut = rows(table(10, 5), 2, 4)
+    cut = table(10, 5).rows(2, 4)
     assert (cut.first_sequence, cut.last_sequence, cut.mean.ravel().tolist()) == (12, 13, [12, 13])
