@@ -63,7 +63,8 @@ class ForecastServiceServicer(object):
 
     def Stream(self, request_iterator, context):
         """Many sessions on one connection. The client opens a channel for each, sends batches within the channel's
-        credit, gets one result or error per batch in the channel's order, and finishes with StreamEnd.
+        credit, gets one result or error per batch in the channel's order, and finishes with StreamEnd. The server ends
+        a stream that has had no open channel for a minute (its setting) with FAILED_PRECONDITION STREAM_IDLE.
         A stream that ends without StreamEnd says nothing about what was sent: resume from last_sequence.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SessionServiceStub(object):
-    """Creates, finds, changes and removes sessions.
+    """Creates, finds, changes and removes sessions. A request has at most 128 KiB.
     """
 
     def __init__(self, channel):
@@ -63,7 +63,7 @@ class SessionServiceStub(object):
 
 
 class SessionServiceServicer(object):
-    """Creates, finds, changes and removes sessions.
+    """Creates, finds, changes and removes sessions. A request has at most 128 KiB.
     """
 
     def CreateSession(self, request, context):
@@ -139,7 +139,7 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService(object):
-    """Creates, finds, changes and removes sessions.
+    """Creates, finds, changes and removes sessions. A request has at most 128 KiB.
     """
 
     @staticmethod
