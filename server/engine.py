@@ -32,7 +32,7 @@ from bptt_core import (
     session_bytes,
 )
 from server.errors import Refusal
-from server.scheduler import Lane, Scheduler, Turn, Work, share
+from server.scheduler import FIRST_PACE, Lane, Scheduler, Turn, Work, pace, share
 
 _T = TypeVar("_T")
 _BEAT_S: Final = 1.0
@@ -74,7 +74,7 @@ class Engine:
         """`post` runs a function on the network's thread; the other three are called there, through it: `settle` with
         what was folded, `drop` with work that will not be, `failed` with what ended the folding."""
         self._fold = Fold(backend)
-        self._scheduler = Scheduler(batch_rows, turn_rows)
+        self._scheduler, self._turn_rows = Scheduler(batch_rows, turn_rows), turn_rows
         self._lanes: dict[str, Lane] = {}
         self._halted = False
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -176,7 +176,7 @@ class Engine:
         status, window = self._fold.status(slot, scores=False), slot.config.learner.window
         assert window is not None
         part = share(window, status.parameters, session_bytes(slot.config))
-        return Lane(uid, slot.shape, slot, part, carry_resets=status.carry_resets)
+        return Lane(uid, slot.shape, slot, part, FIRST_PACE, carry_resets=status.carry_resets)
 
     def _lane(self, uid: str) -> Lane:
         if uid not in self._lanes:
@@ -262,6 +262,9 @@ class Engine:
         started = time.perf_counter()
         outcomes = self._fold.step([(turn.lane.slot, events) for turn, events in busy]) if busy else []
         seconds = time.perf_counter() - started
+        for turn, _ in busy:
+            if turn.lane.pace is not None:
+                turn.lane.pace = min(pace(turn.rows, turn.lane.pace, seconds), self._turn_rows)
         folded = {id(turn): (events, outs) for (turn, events), outs in zip(busy, outcomes, strict=True)}
         parts = []
         for turn in turns:

@@ -16,6 +16,9 @@ from typing import Any, Final
 # In multiply-adds of about a nanosecond, each done some three times. Sessions near the defaults get their full share.
 _STEP_COST: Final = 2_000
 _FULL_SHARE_COST: Final = 250_000
+FIRST_PACE: Final = 8
+_SLOW_S: Final = 0.3
+_FAST_S: Final = 0.1
 
 
 @dataclass(eq=False, slots=True)
@@ -36,6 +39,7 @@ class Lane:
     shape: Hashable
     slot: Any = None
     share: float = 1.0  # of the rows that a turn and a micro-batch may have, as each costs so much more
+    pace: int | None = None  # most rows of the next turn, by how long the last ones took; None: as many as allowed
     waiting: deque[Work] = field(default_factory=deque)
     since: int = 0
     ready: bool = False
@@ -109,7 +113,7 @@ class Scheduler:
         while queue and room > 0:
             lane = queue.popleft()
             lane.ready = False
-            turn = _take(lane, min(room, most))
+            turn = _take(lane, min(room, most, lane.pace or most))
             turns.append(turn)
             room -= max(turn.rows, 1)
         if not queue:
@@ -123,6 +127,16 @@ class Scheduler:
         self._tick += 1
         lane.since, lane.ready = self._tick, True
         self._queues.setdefault(lane.shape, deque()).append(lane)
+
+
+def pace(rows: int, allowed: int, seconds: float) -> int:
+    """Most rows of a lane's next turn, if one of at most `allowed` rows took so long: half of it, or twice.
+
+    Some rows cost what nothing says beforehand, like events after gaps in time; nobody else should wait long for them.
+    """
+    if seconds > _SLOW_S:
+        return max(1, allowed // 2)
+    return 2 * allowed if seconds < _FAST_S and rows == allowed else allowed
 
 
 def share(window: int, parameters: int, state_bytes: int) -> float:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from bptt_core import LearnerConfig, SessionConfig, session_bytes
-from server.scheduler import Lane, Scheduler, Turn, Work, share
+from server.scheduler import Lane, Scheduler, Turn, Work, pace, share
 
 
 def rows(turns: list[Turn]) -> dict[str, int]:
@@ -165,3 +165,16 @@ def test_every_row_is_handed_out_once_and_in_order() -> None:
         for (work, _, stop), (following, start, _) in pairwise(spans):
             assert (following, start) in ((work, stop), (work + 1, 0))
         assert sum(stop - start for _, start, stop in spans) == 23
+
+
+def test_a_lane_paces_itself_by_how_long_its_turns_take() -> None:
+    assert pace(8, 8, seconds=0.01) == 16, "a full turn that was quick"
+    assert pace(3, 8, seconds=0.01) == 8, "a turn that was not full says little"
+    assert pace(8, 8, seconds=0.2) == 8
+    assert pace(8, 8, seconds=5) == 4
+    assert pace(1, 1, seconds=5) == 1
+    scheduler = Scheduler(batch_rows=100, turn_rows=64)
+    slow, quick = Lane("slow", 1, pace=2), Lane("quick", 1, pace=64)
+    for lane in (slow, quick):
+        scheduler.add(lane, Work(50))
+    assert [turn.rows for turn in scheduler.next()] == [2, 50]
