@@ -65,6 +65,15 @@ class Outcomes:
         """The newest of them, as a table of one row."""
         return self.rows(len(self) - 1, len(self))
 
+    def copied(self) -> Outcomes:
+        """The same rows in memory of their own, so that they do not keep the table alive they were cut from."""
+        return Outcomes(self.first_sequence, *(getattr(self, name).copy() for name in COLUMNS))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the rows."""
+        return sum(getattr(self, name).nbytes for name in COLUMNS)
+
     @staticmethod
     def joined(parts: list[Outcomes]) -> Outcomes:
         """Consecutive tables as one."""

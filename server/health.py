@@ -25,21 +25,14 @@ class Health:
         """Adds the health service to a server."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
-    async def starting(self) -> None:
-        """Not serving yet."""
-        await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
-
     async def serving(self) -> None:
         """Takes work."""
-        await self._set(health_pb2.HealthCheckResponse.SERVING)
+        for service in self._services:
+            await self._servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     async def leaving(self) -> None:
         """Not serving, for good."""
         await self._servicer.enter_graceful_shutdown()
-
-    async def _set(self, status: Any) -> None:
-        for service in self._services:
-            await self._servicer.set(service, status)
 
 
 def check(target: str) -> tuple[bool, str]:

@@ -18,7 +18,6 @@ from bptt_core import Events, Outcomes
 from server.engine import MicroBatch, Settled
 from server.errors import Refusal
 from server.metrics import Metrics
-from server.outcomes import copied
 from server.scheduler import Span, Work
 from server.sessions import Acknowledged, Admission, Batch, Record, Reply, admit, examine
 from server.watch import Watcher
@@ -144,7 +143,7 @@ class Intake:
         if outs is not None:
             record.pending_events -= len(outs)
             self.pending_events -= len(outs)
-            record.last_sequence, record.latest = outs.last_sequence, copied(outs.last())
+            record.last_sequence, record.latest = outs.last_sequence, outs.last().copied()
             record.last_timestamp_ns = part.last_timestamp_ns
             for watcher in self._watchers.get(part.uid, ()):
                 watcher.offer(outs)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from bptt_core import Outcomes
 from server.errors import Refusal
-from server.outcomes import size_bytes
 
 
 class Watcher:
@@ -28,10 +27,10 @@ class Watcher:
         for start in range(0, len(outs), self._max_events):
             piece = outs.rows(start, min(len(outs), start + self._max_events))
             self._queue.append(piece)
-            self._bytes += size_bytes(piece)
+            self._bytes += piece.nbytes
         while self._bytes > self._max_bytes and len(self._queue) > 1:
             lost = self._queue.popleft()
-            self._bytes -= size_bytes(lost)
+            self._bytes -= lost.nbytes
             self._dropped += len(lost)
             self._tell(len(lost))
         self._wake.set()
@@ -44,7 +43,7 @@ class Watcher:
     def skip(self, last_sequence: int) -> None:
         """Forgets outcomes up to `last_sequence`, which the reader knows already."""
         while self._queue and self._queue[0].last_sequence <= last_sequence:
-            self._bytes -= size_bytes(self._queue.popleft())
+            self._bytes -= self._queue.popleft().nbytes
 
     async def next(self) -> tuple[Outcomes, int]:
         """The next outcomes and how many were dropped before them. Raises the refusal that ended the watch."""
@@ -54,6 +53,6 @@ class Watcher:
             self._wake.clear()
             await self._wake.wait()
         piece, dropped = self._queue.popleft(), self._dropped
-        self._bytes -= size_bytes(piece)
+        self._bytes -= piece.nbytes
         self._dropped = 0
         return piece, dropped

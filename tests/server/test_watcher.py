@@ -9,7 +9,6 @@ import pytest
 
 from bptt_core import Outcomes
 from server.errors import Refusal
-from server.outcomes import size_bytes
 from server.watch import Watcher
 
 
@@ -39,7 +38,7 @@ def test_outcomes_come_in_order_in_pieces_that_fit() -> None:
 
 def test_the_oldest_are_dropped_at_the_limit_and_counted_once() -> None:
     async def run() -> None:
-        one, dropped = watcher(3 * size_bytes(table(1, 2)))
+        one, dropped = watcher(3 * table(1, 2).nbytes)
         for first in (1, 3, 5):
             one.offer(table(first, 2))
         assert not dropped
