@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check lint types stubs contract rules proto bench gpu-check lock clean
+.PHONY: help demo serve test torch check lint types stubs contract rules proto bench gpu-check lock clean
 
 # The first Python that is new enough and can make environments; PYTHON=... names another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -31,6 +31,10 @@ serve: .venv/installed  ## start the server on this machine, data in ./bptt-data
 
 test: .venv/installed  ## run every test, on all cores
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+torch: .venv/installed  ## install PyTorch beside the rest: `make test` then compares with it live
+	$(BIN)/python $(PIP) install -r requirements/torch.txt -c requirements/dev.txt
+	$(BIN)/python $(PIP) check
 
 check: lint types stubs contract rules  ## lint, types, stubs, contract, Dockerfile, import rules (-k: all of them)
 

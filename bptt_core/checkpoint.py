@@ -18,11 +18,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core.config import LearnerConfig, SessionConfig
+from bptt_core.config import SessionConfig
 from bptt_core.slab import Field
 
 MAGIC: Final = b"BPTTCKPT"
-VERSION: Final = 1
+VERSION: Final = 2
+MAX_HEADER_BYTES: Final = 2**20  # parsed, a longer one could take any amount of memory
 _PREFIX: Final = struct.Struct("<8sII")
 _DIGEST_BYTES: Final = 32
 
@@ -45,13 +46,9 @@ def load(data: bytes) -> tuple[SessionConfig, dict[str, NDArray[Any]]]:
     """Configuration and arrays of `dump`'s bytes. Raises CheckpointError."""
     header, offset = _verified_header(data)
     try:
-        fields = dict(header["config"])
-        fields["learner"] = LearnerConfig(**fields["learner"])
-        for name in ("features", "targets", "seasons"):
-            fields[name] = tuple(fields[name])
-        config = SessionConfig(**fields)
+        config = SessionConfig.from_plain(header["config"])
         table = [(str(name), np.dtype(str(kind)), tuple(map(int, shape))) for name, kind, shape in header["arrays"]]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"its header is not understood: {error}") from error
     arrays = {}
     for name, dtype, shape in table:
@@ -85,6 +82,8 @@ def _verified_header(data: bytes) -> tuple[dict[str, Any], int]:
         raise CheckpointError(f"it has version {version}; this program reads version {VERSION}")
     if hashlib.sha256(data[:-_DIGEST_BYTES]).digest() != data[-_DIGEST_BYTES:]:
         raise CheckpointError("its checksum does not match: it is damaged or cut short")
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(f"its header has {length} bytes, more than {MAX_HEADER_BYTES}")
     start = _PREFIX.size + length
     try:
         header = json.loads(data[_PREFIX.size : start])

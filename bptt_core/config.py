@@ -7,21 +7,36 @@ one answer for every stream; `benchmarks/README.md` names the experiment behind 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
-CELLS: Final = ("tanh", "gru", "lstm")
+TASKS: Final = ("forecast", "regress", "classify")
+SCALINGS: Final = ("online", "fixed")
+CELLS: Final = ("tanh", "relu", "gru", "lstm")
 ANCHORS: Final = ("last_value", "none")
-LOSSES: Final = ("squared", "huber")
-OPTIMIZERS: Final = ("adam", "sgd")
+NUMERIC_LOSSES: Final = ("squared", "absolute", "huber", "student_t", "pinball", "gaussian")
+SYMBOL_LOSSES: Final = ("softmax", "sigmoid")
+LOSSES: Final = NUMERIC_LOSSES + SYMBOL_LOSSES
+QUANTILE_LOSSES: Final = ("pinball", "gaussian")
+OPTIMIZERS: Final = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
+SCHEDULES: Final = ("constant", "inverse_sqrt", "inverse")
+CLIPS: Final = ("norm", "value", "quantile", "off")
+INPUT_INITS: Final = ("uniform", "glorot", "he", "orthogonal")
+RECURRENT_INITS: Final = (*INPUT_INITS, "identity")
+BIAS_INITS: Final = ("forget", "chrono")
 
 MAX_FEATURES: Final = 64
 MAX_NAME_CHARS: Final = 128
+MAX_SYMBOLS: Final = 256
+MAX_SYMBOL_CHARS: Final = 64
 MAX_HORIZON: Final = 256
 MAX_HIDDEN: Final = 512
+MAX_LAYERS: Final = 4
 MAX_WINDOW: Final = 1024
 MAX_SEASON: Final = 10_080
+MAX_LABEL_AGE: Final = 65_536
+MAX_QUANTILES: Final = 9
 MAX_STATE_VALUES: Final = 2**24
 
 
@@ -56,39 +71,133 @@ class LearnerConfig:
 
     cell: str = "lstm"
     hidden: int = 32
+    layers: int = 1
     window: int | None = None
     stride: int = 1
     loss_span: int | None = None
-    loss: str = "squared"
+    loss: str | None = None
     huber_delta: float = 1.0
-    anchor: str = "last_value"
+    student_dof: float = 4.0
+    quantiles: tuple[float, ...] = ()
+    anchor: str | None = None
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float | None = None
+    weight_decay: float | None = None
+    schedule: str = "constant"
+    warmup_updates: int = 0
+    decay_updates: int = 10_000
+    rate_floor: float = 0.1
+    clip: str = "norm"
     clip_norm: float = 1.0
+    clip_value: float = 1.0
+    clip_quantile: float = 0.9
+    input_init: str = "uniform"
+    recurrent_init: str = "orthogonal"
+    recurrent_gain: float = 1.0
+    bias_init: str = "forget"
+    forget_bias: float = 1.0
     seed: int = 0
 
-    def validated(self, horizon: int) -> LearnerConfig:
-        """This configuration with every default filled in. Raises FieldError."""
+    def validated(self, session: SessionConfig) -> LearnerConfig:
+        """This configuration with every default filled in, for `session`, whose own fields are. Raises FieldError."""
         _one_of("learner.cell", self.cell, CELLS)
         _integer("learner.hidden", self.hidden, 1, MAX_HIDDEN)
-        window = max(32, horizon + 16) if self.window is None else self.window
-        _integer("learner.window", window, horizon + 1, MAX_WINDOW)
+        _integer("learner.layers", self.layers, 1, MAX_LAYERS)
+        window = max(32, session.horizon + 16) if self.window is None else self.window
+        _integer("learner.window", window, session.horizon + session.ahead, MAX_WINDOW)
         _integer("learner.stride", self.stride, 1, window)
         span = self.stride if self.loss_span is None else self.loss_span
         _integer("learner.loss_span", span, self.stride, window)
-        _one_of("learner.loss", self.loss, LOSSES)
-        _number("learner.huber_delta", self.huber_delta, 1e-3, 1e3)
+        loss = self._loss(session)
+        filled = replace(
+            self,
+            window=window,
+            loss_span=span,
+            loss=loss,
+            quantiles=self._quantiles(loss),
+            anchor=self._anchor(session),
+            beta2=(0.99 if self.optimizer == "rmsprop" else 0.999) if self.beta2 is None else self.beta2,
+            weight_decay=(0.01 if self.optimizer == "adamw" else 0.0)
+            if self.weight_decay is None
+            else self.weight_decay,
+        )
+        filled._check_training()
+        filled._check_start()
+        return filled
+
+    def _loss(self, session: SessionConfig) -> str:
+        allowed = SYMBOL_LOSSES if session.task == "classify" else NUMERIC_LOSSES
+        names = session.labels or session.targets
+        symbols = [name for name in names if session.symbols(name)]
+        default = "squared" if session.task != "classify" else "softmax" if symbols else "sigmoid"
+        loss = default if self.loss is None else self.loss
+        _one_of("learner.loss", loss, allowed)
+        if loss == "softmax" and (len(names) > 1 or not symbols):
+            raise FieldError("learner.loss", loss, "sigmoid, or softmax with one categorical target or label")
+        if loss == "sigmoid" and symbols:
+            raise FieldError("learner.loss", loss, f"softmax, as {_shorten(symbols[0])} is categorical")
+        return loss
+
+    def _quantiles(self, loss: str) -> tuple[float, ...]:
+        if not self.quantiles:
+            return (0.05, 0.5, 0.95) if loss in QUANTILE_LOSSES else ()
+        for level in self.quantiles:
+            _number("learner.quantiles", level, 0.001, 0.999)
+        rising = list(self.quantiles) == sorted(set(self.quantiles))
+        if len(self.quantiles) > MAX_QUANTILES or not rising:
+            raise FieldError("learner.quantiles", list(self.quantiles), f"1..{MAX_QUANTILES} levels, rising")
+        return self.quantiles
+
+    def _anchor(self, session: SessionConfig) -> str:
+        if session.task == "classify":
+            return "none"
+        if self.anchor is None:
+            return "last_value" if session.task == "forecast" and session.scaling == "online" else "none"
         _one_of("learner.anchor", self.anchor, ANCHORS)
+        return self.anchor
+
+    def _check_training(self) -> None:
+        _number("learner.huber_delta", self.huber_delta, 1e-3, 1e3)
+        _number("learner.student_dof", self.student_dof, 1, 1e3)
         _one_of("learner.optimizer", self.optimizer, OPTIMIZERS)
-        check_learning_rate(self.learning_rate)
+        _number("learner.beta1", self.beta1, 0, 0.9999)
+        _number("learner.beta2", self.beta2, 0, 0.99999)
+        _number("learner.weight_decay", self.weight_decay, 0, 10)
+        assert self.weight_decay is not None
+        check_learning_rate(self.learning_rate, self.weight_decay)
+        _one_of("learner.schedule", self.schedule, SCHEDULES)
+        _integer("learner.warmup_updates", self.warmup_updates, 0, 10**6)
+        _integer("learner.decay_updates", self.decay_updates, 1, 10**9)
+        _number("learner.rate_floor", self.rate_floor, 0, 1)
+        _one_of("learner.clip", self.clip, CLIPS)
         _number("learner.clip_norm", self.clip_norm, 1e-6, 1e6)
+        _number("learner.clip_value", self.clip_value, 1e-6, 1e6)
+        _number("learner.clip_quantile", self.clip_quantile, 0.01, 1)
+
+    def _check_start(self) -> None:
+        _one_of("learner.input_init", self.input_init, INPUT_INITS)
+        _one_of("learner.recurrent_init", self.recurrent_init, RECURRENT_INITS)
+        _number("learner.recurrent_gain", self.recurrent_gain, 0.01, 10)
+        _one_of("learner.bias_init", self.bias_init, BIAS_INITS)
+        if self.bias_init == "chrono" and self.cell not in ("gru", "lstm"):
+            raise FieldError("learner.bias_init", self.bias_init, f"forget, as {self.cell} has no gates")
+        _number("learner.forget_bias", self.forget_bias, -10, 10)
         _integer("learner.seed", self.seed, 0, 2**63 - 1)
-        return replace(self, window=window, loss_span=span)
+
+
+@dataclass(frozen=True, slots=True)
+class Categorical:
+    """A feature or label whose values are positions in `symbols`."""
+
+    channel: str
+    symbols: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """What a session forecasts and how. See `proto/bptt/v1/config.proto`; the names are the same."""
+    """What a session predicts and how. See `proto/bptt/v1/config.proto`; the names are the same."""
 
     features: tuple[str, ...]
     targets: tuple[str, ...] = ()
@@ -97,52 +206,167 @@ class SessionConfig:
     period_ns: int | None = None
     coverage: float = 0.9
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    task: str = "forecast"
+    labels: tuple[str, ...] = ()
+    categories: tuple[Categorical, ...] = ()
+    label_age: int | None = None
+    scaling: str = "online"
+    means: tuple[float, ...] = ()
+    deviations: tuple[float, ...] = ()
 
     def validated(self) -> SessionConfig:
         """This configuration with every default filled in. Raises FieldError."""
+        _one_of("task", self.task, TASKS)
         _names("features", self.features)
-        targets = self.targets or self.features
+        if self.labels:
+            _names("labels", self.labels)
+        self._check_labels()
+        self._check_categories()
+        config = replace(self, targets=self._targets())
+        _integer("horizon", self.horizon, 1, 1 if self.labels else MAX_HORIZON)
+        config._check_time()
+        _number("coverage", self.coverage, 0.5, 0.99)
+        means, deviations = config._scales()
+        config = replace(config, means=means, deviations=deviations)
+        learner = self.learner.validated(config)
+        age = None if not self.labels else learner.window if self.label_age is None else self.label_age
+        if age is not None:
+            _integer("label_age", age, 0, MAX_LABEL_AGE)
+        config = replace(config, learner=learner, label_age=age)
+        _bounded_state(config)
+        return config
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> SessionConfig:
+        """The inverse of `dataclasses.asdict`, lists in place of tuples allowed; not validated. Raises TypeError,
+        KeyError or AttributeError if it is none."""
+        given, learner = _with_tuples(values), _with_tuples(values["learner"])
+        for name in ("features", "targets", "seasons", "labels", "categories", "means", "deviations"):
+            if not isinstance(given[name], tuple):
+                raise TypeError(f"{name} is no list")
+        categories = tuple(Categorical(c["channel"], tuple(c["symbols"])) for c in given["categories"])
+        return cls(**{**given, "learner": LearnerConfig(**learner), "categories": categories})
+
+    @property
+    def ahead(self) -> int:
+        """How many events after the one it is made at the first predicted value lies: 1, or 0 with labels."""
+        return 0 if self.labels else 1
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """Names of what is predicted: the labels, or the targets."""
+        return self.labels or self.targets
+
+    def symbols(self, name: str) -> tuple[str, ...]:
+        """Symbols of a feature or label; none if it is numeric."""
+        return next((c.symbols for c in self.categories if c.channel == name), ())
+
+    @property
+    def target_indices(self) -> tuple[int, ...]:
+        """Position of each target among the features; none with labels."""
+        return tuple(self.features.index(name) for name in self.targets)
+
+    def _check_labels(self) -> None:
+        if self.task == "forecast" and self.labels:
+            raise FieldError("labels", list(self.labels), "none, with task forecast")
+        if self.task == "regress" and not self.labels:
+            raise FieldError("labels", [], f"1..{MAX_FEATURES} names, with task regress")
+        for name in self.labels:
+            if name in self.features:
+                raise FieldError("labels", name, "names that are no features")
+
+    def _check_categories(self) -> None:
+        channels = [c.channel for c in self.categories]
+        if len(set(channels)) != len(channels):
+            raise FieldError("categories", channels, "one entry per feature or label")
+        for entry in self.categories:
+            if entry.channel not in (*self.features, *self.labels):
+                raise FieldError("categories", entry.channel, "features and labels")
+            if entry.channel in self.labels and self.task == "regress":
+                raise FieldError("categories", entry.channel, "features, with task regress")
+            where = f"categories[{entry.channel}].symbols"
+            if not 2 <= len(entry.symbols) <= MAX_SYMBOLS or len(set(entry.symbols)) != len(entry.symbols):
+                raise FieldError(where, list(entry.symbols), f"2..{MAX_SYMBOLS} distinct symbols")
+            for symbol in entry.symbols:
+                _text(where, symbol, MAX_SYMBOL_CHARS, "texts")
+
+    def _targets(self) -> tuple[str, ...]:
+        if self.labels:
+            if self.targets:
+                raise FieldError("targets", list(self.targets), "none, as there are labels")
+            return ()
+        numeric = tuple(name for name in self.features if not self.symbols(name))
+        categorical = tuple(name for name in self.features if self.symbols(name))
+        targets = tuple(self.targets) or (categorical if self.task == "classify" else numeric)
+        if not targets:
+            kind = "a categorical feature, or labels" if self.task == "classify" else "a numeric feature"
+            raise FieldError("targets", [], f"at least {kind}")
         _names("targets", targets)
         for name in targets:
             if name not in self.features:
                 raise FieldError("targets", name, f"one of the features {_shorten(list(self.features))}")
-        _integer("horizon", self.horizon, 1, MAX_HORIZON)
+            if self.task == "forecast" and name in categorical:
+                raise FieldError("targets", name, f"numeric features {_shorten(list(numeric))}, with task forecast")
+        if self.task == "classify" and len(targets) > 1 and any(name in categorical for name in targets):
+            raise FieldError("targets", list(targets), "one categorical feature, or numeric ones in 0..1")
+        return targets
+
+    def _check_time(self) -> None:
         if len(self.seasons) > 1:
             raise FieldError("seasons", list(self.seasons), "at most 1 season")
+        if self.seasons and self.task != "forecast":
+            raise FieldError("seasons", list(self.seasons), "none, unless the task is forecast")
         for season in self.seasons:
             _integer("seasons", season, 2, MAX_SEASON)
         if self.period_ns is not None:
             _integer("period_ns", self.period_ns, 1, 2**62)
-        _number("coverage", self.coverage, 0.5, 0.99)
-        learner = self.learner.validated(self.horizon)
-        config = replace(self, targets=tuple(targets), learner=learner)
-        _bounded_state(config)
-        return config
 
-    @property
-    def target_indices(self) -> tuple[int, ...]:
-        """Position of each target among the features."""
-        return tuple(self.features.index(name) for name in self.targets)
+    def _scales(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        _one_of("scaling", self.scaling, SCALINGS)
+        channels = len(self.features) + len(self.labels)
+        filled = []
+        for name, default, low, high in (("means", 0.0, -1e100, 1e100), ("deviations", 1.0, 1e-100, 1e100)):
+            values: tuple[float, ...] = self.means if name == "means" else self.deviations
+            if values and self.scaling != "fixed":
+                raise FieldError(name, list(values), "none, unless scaling is fixed")
+            if values and len(values) != channels:
+                raise FieldError(name, Words(f"{len(values)} values"), f"{channels}, one per feature and label")
+            for value in values:
+                _number(name, value, low, high)
+            filled.append(values or ((default,) * channels if self.scaling == "fixed" else ()))
+        return filled[0], filled[1]
 
 
-def check_learning_rate(value: float, name: str = "learner.learning_rate") -> None:
-    """Raises FieldError unless `value` is a usable step size."""
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def check_learning_rate(value: float, weight_decay: float = 0.0, name: str = "learner.learning_rate") -> None:
+    """Raises FieldError unless `value` is a usable step size beside this weight decay."""
     _number(name, value, 1e-8, 10.0)
+    if value * weight_decay >= 1:
+        raise FieldError(name, value, f"less than 1 / weight_decay, {1 / weight_decay:g}")
 
 
 def _bounded_state(config: SessionConfig) -> None:
     """Every field may be in range and the session still too large for a server to hold."""
-    learner, outputs = config.learner, config.horizon * len(config.targets)
+    learner, O = config.learner, len(config.predicted)
     assert learner.window is not None
-    pairs = learner.window * outputs
-    pending = config.horizon * outputs
-    parameters = learner.hidden * (4 * (learner.hidden + 3 * len(config.features)) + outputs)
-    total = pairs + 4 * pending + 3 * parameters
+    symbols = sum(len(config.symbols(name)) for name in config.features)
+    inputs = 3 * len(config.features) + symbols
+    sizes = {"gaussian": 2, "pinball": len(learner.quantiles), "softmax": len(config.symbols(config.predicted[0]))}
+    per_pair = sizes.get(str(learner.loss), 1)
+    outputs = config.horizon * O * per_pair
+    slots = config.horizon if config.label_age is None else config.label_age + 1
+    pending = slots * (outputs + O * per_pair + 5 * config.horizon * O)
+    layers = learner.hidden * 4 * ((2 * learner.layers - 1) * learner.hidden + inputs)
+    parameters = layers + learner.hidden * outputs
+    total = learner.window * (config.horizon * O + inputs) + pending + 3 * parameters
     if total > MAX_STATE_VALUES:
         raise FieldError(
-            "horizon × targets × (window + horizon), hidden",
+            "horizon × targets × (window + horizon), hidden, layers, symbols",
             total,
-            f"at most {MAX_STATE_VALUES} state values per session; lower horizon, targets, window or hidden",
+            f"at most {MAX_STATE_VALUES} state values per session; lower one of these",
         )
 
 
@@ -151,10 +375,14 @@ def _names(name: str, values: Iterable[object]) -> None:
     if not 1 <= len(values) <= MAX_FEATURES:
         raise FieldError(name, list(values), f"1..{MAX_FEATURES} names")
     for value in values:
-        if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARS:
-            raise FieldError(name, value, f"names of 1..{MAX_NAME_CHARS} characters")
+        _text(name, value, MAX_NAME_CHARS, "names")
     if len(set(values)) != len(values):
         raise FieldError(name, list(values), "distinct names")
+
+
+def _text(name: str, value: object, most: int, what: str) -> None:
+    if not isinstance(value, str) or not 1 <= len(value) <= most:
+        raise FieldError(name, value, f"{what} of 1..{most} characters")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, fields
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core.config import FieldError, Words
+from bptt_core.config import FieldError, SessionConfig, Words
 
 MAX_MAGNITUDE: Final = 1e100
 MAX_TIMESTAMP_NS: Final = 2**62
@@ -29,11 +29,67 @@ class UpdateResult(enum.IntEnum):
 class Events:
     """Consecutive events of one session."""
 
-    values: NDArray[np.float64]  # [n, D], NaN: missing
+    values: NDArray[np.float64]  # [n, D], NaN: missing; of a categorical feature the position of its symbol
     timestamps_ns: NDArray[np.int64] | None = None  # [n], or None in a session without timestamps
+    labels: NDArray[np.float64] | None = None  # [n, O], NaN: not known (yet); None: none is known
+    episode_start: NDArray[np.bool_] | None = None  # [n] True: forget what came before this event; None: nowhere
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def rows(self, start: int, stop: int) -> Events:
+        """Events start..stop, as views."""
+        return Events(*(None if c is None else c[start:stop] for c in self._columns()))  # type: ignore[arg-type]
+
+    @staticmethod
+    def joined(parts: list[Events]) -> Events:
+        """Consecutive tables as one."""
+        if len(parts) == 1:
+            return parts[0]
+        columns: list[NDArray[Any] | None] = []
+        for name, blank in (("labels", np.nan), ("episode_start", False)):
+            given = [getattr(part, name) for part in parts]
+            known = next((column for column in given if column is not None), None)
+            if known is None:
+                columns.append(None)
+                continue
+            shapes = [(len(part), *known.shape[1:]) for part in parts]
+            filled = [np.full(shape, blank) if c is None else c for c, shape in zip(given, shapes, strict=True)]
+            columns.append(np.concatenate(filled))
+        times = None
+        if parts[0].timestamps_ns is not None:
+            times = np.concatenate([part.timestamps_ns for part in parts])
+        return Events(np.concatenate([part.values for part in parts]), times, *columns)
+
+    def _columns(self) -> tuple[NDArray[Any] | None, ...]:
+        return self.values, self.timestamps_ns, self.labels, self.episode_start
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of events that were folded before, rising by sequence."""
+
+    sequences: NDArray[np.int64]  # [n]
+    values: NDArray[np.float64]  # [n, O], NaN: still not known
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What the fold did with late labels, counted per value that was not NaN."""
+
+    accepted: int  # new
+    trainable: int  # … and their step was still in the window
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """What a warm start did."""
+
+    loss: NDArray[np.float64]  # [passes] mean loss before the updates of the pass; NaN: nothing to train from
+    applied: int  # updates
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +98,17 @@ class Outcomes:
 
     first_sequence: int
     mean: NDArray[np.float64]  # [n, H, O] original units; NaN: target never seen
-    lower: NDArray[np.float64]  # [n, H, O]; NaN in warm-up
-    upper: NDArray[np.float64]  # [n, H, O]; NaN in warm-up
+    lower: NDArray[np.float64]  # [n, H, O]; NaN in warm-up and for symbols
+    upper: NDArray[np.float64]  # [n, H, O]; NaN in warm-up and for symbols
+    distribution: NDArray[np.float64]  # [n, H, O, Q] quantiles or probabilities; Q = 0: the loss learns none
     anomaly_score: NDArray[np.float64]  # [n]
     update_result: NDArray[np.int8]  # [n] UpdateResult
     loss: NDArray[np.float32]  # [n]; NaN without an update
     gradient_norm: NDArray[np.float32]  # [n]; before the clip; NaN without an update
-    clip_scale: NDArray[np.float32]  # [n]; NaN without an update
+    clip_scale: NDArray[np.float32]  # [n]; norm after the clip over norm before; NaN without an update
+    saturation: NDArray[np.float32]  # [n]; share of saturated units; NaN without an update
+    update_ratio: NDArray[np.float32]  # [n]; change of the parameters over their norm; NaN without an update
+    norm_by_lag: NDArray[np.float32]  # [n, lags]; at every 64th update, else NaN; `tbptt.lags` names the lags
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -102,6 +162,17 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class SymbolScores:
+    """Running means over settled pairs of a classifying session, each float64 [H, O]; see `bptt.v1.Scores`."""
+
+    count: NDArray[np.int64]
+    log_loss: NDArray[np.float64]
+    naive_log_loss: NDArray[np.float64]
+    error_rate: NDArray[np.float64]
+    naive_error_rate: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class SessionStatus:
     """Facts of one session that its owner reports: counters, time, scores."""
 
@@ -118,29 +189,83 @@ class SessionStatus:
     non_finite: int
     learning_off: int
     carry_resets: int
-    scores: Scores | None = field(default=None)
+    scores: Scores | SymbolScores | None = field(default=None)
 
 
-def check_events(events: Events, features: int, timed: bool | None, last_timestamp_ns: int | None) -> None:
-    """Raises FieldError unless the session may take these events.
+def check_events(events: Events, config: SessionConfig, timed: bool | None, last_timestamp_ns: int | None) -> None:
+    """Raises FieldError unless a session of this validated configuration may take these events.
 
-    `features` is D, `timed` whether earlier events of the session had timestamps (None: there were none) and
-    `last_timestamp_ns` the newest of those. Nothing is changed either way.
+    `timed` is whether earlier events of the session had timestamps (None: there were none) and `last_timestamp_ns` the
+    newest of those. Nothing is changed either way.
     """
-    values, times = events.values, events.timestamps_ns
-    if values.ndim != 2 or values.shape[1] != features or len(values) == 0:
-        raise FieldError("values", list(values.shape), f"[n, {features}] with n ≥ 1")
-    bad = ~(np.isnan(values) | (np.abs(values) <= MAX_MAGNITUDE))
+    values, labels, starts = events.values, events.labels, events.episode_start
+    _check_table("values", values, config, config.features)
+    if labels is not None:
+        if not config.labels:
+            raise FieldError("labels", Words(f"{len(labels)} rows"), "none, as the session has no labels")
+        _check_table("labels", labels, config, config.labels)
+        if len(labels) != len(values):
+            raise FieldError("labels", Words(f"{len(labels)} rows"), f"one per event ({len(values)}) or none")
+    if starts is not None and starts.shape != (len(values),):
+        raise FieldError("episode_start", list(starts.shape), f"one per event ({len(values)}) or none")
+    _check_times(events, timed, last_timestamp_ns)
+
+
+def check_labels(labels: Labels, config: SessionConfig, last_sequence: int) -> None:
+    """Raises FieldError unless a session of this validated configuration, whose last event is `last_sequence`, may
+    take these labels. Nothing is changed either way."""
+    if not config.labels:
+        raise FieldError("labels", Words(f"{len(labels.values)} rows"), "none, as the session has no labels")
+    _check_table("labels", labels.values, config, config.labels)
+    sequences = labels.sequences
+    if sequences.shape != (len(labels.values),):
+        raise FieldError(
+            "sequences", Words(f"{len(sequences)} values"), f"one per row of labels ({len(labels.values)})"
+        )
+    falling = np.flatnonzero(sequences[1:] <= sequences[:-1])
+    if len(falling):
+        at = int(falling[0])
+        raise FieldError("sequences", int(sequences[at + 1]), f"more than the one before, {int(sequences[at])}")
+    assert config.label_age is not None
+    oldest = max(1, last_sequence - config.label_age)
+    for sequence in sequences[[0, -1]].tolist():
+        if not oldest <= sequence <= last_sequence:
+            raise FieldError("sequences", sequence, f"{oldest}..{last_sequence}" if last_sequence else "none yet")
+
+
+def _check_table(name: str, table: NDArray[np.float64], config: SessionConfig, channels: tuple[str, ...]) -> None:
+    """Values or labels: their shape, and the range of every column."""
+    if table.ndim != 2 or table.shape[1] != len(channels) or len(table) == 0:
+        raise FieldError(name, list(table.shape), f"[n, {len(channels)}] with n ≥ 1")
+    _check_cells(name, table, ~(np.abs(table) <= MAX_MAGNITUDE), f"NaN (missing) or ±{MAX_MAGNITUDE:g}")
+    if not config.categories and config.task != "classify":
+        return
+    for column, channel in enumerate(channels):
+        symbols = config.symbols(channel)
+        cells = table[:, column : column + 1]
+        if symbols:
+            outside = ~((cells >= 0) & (cells < len(symbols)) & (cells == np.floor(cells)))
+            _check_cells(name, cells, outside, f"NaN (missing) or 0..{len(symbols) - 1}, a position in symbols", column)
+        elif config.learner.loss == "sigmoid" and channel in config.predicted:
+            _check_cells(name, cells, ~((cells >= 0) & (cells <= 1)), "NaN (missing) or 0..1", column)
+
+
+def _check_cells(name: str, cells: NDArray[Any], bad: NDArray[np.bool_], allowed: str, first_column: int = 0) -> None:
+    bad &= ~np.isnan(cells)
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise FieldError(f"values[{row}][{column}]", float(values[row, column]), f"NaN (missing) or ±{MAX_MAGNITUDE:g}")
+        raise FieldError(f"{name}[{row}][{first_column + column}]", float(cells[row, column]), allowed)
+
+
+def _check_times(events: Events, timed: bool | None, last_timestamp_ns: int | None) -> None:
+    times, count = events.timestamps_ns, len(events)
     if timed is not None and timed != (times is not None):
         allowed = "one per event, as in the events before" if timed else "none, as in the events before"
         raise FieldError("timestamps_ns", Words("absent" if times is None else f"{len(times)} values"), allowed)
     if times is None:
         return
-    if times.shape != (len(values),):
-        raise FieldError("timestamps_ns", Words(f"{len(times)} values"), f"one per event ({len(values)}) or none")
+    if times.shape != (count,):
+        raise FieldError("timestamps_ns", Words(f"{len(times)} values"), f"one per event ({count}) or none")
     outside = (times < -MAX_TIMESTAMP_NS) | (times > MAX_TIMESTAMP_NS)
     if outside.any():
         raise FieldError("timestamps_ns", int(times[outside][0]), "-2^62..2^62")

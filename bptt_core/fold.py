@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bptt_core import checkpoint, forecasts, stages, tbptt, timeline
+from bptt_core import checkpoint, forecasts, scaling, soundness, stages, tbptt, timeline
 from bptt_core.backends import Backend
 from bptt_core.config import FieldError, LearnerConfig, SessionConfig, check_learning_rate
-from bptt_core.events import Events, Outcomes, Scores, SessionStatus
-from bptt_core.parameters import initial_parameters
+from bptt_core.events import Events, Labelled, Labels, Outcomes, SessionStatus
+from bptt_core.initializers import initial_parameters
+from bptt_core.parameters import ParameterLayout
 from bptt_core.slab import Slab
 from bptt_core.stages import Shape
+from bptt_core.warm_start import WarmUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,11 @@ class Slot:
 def session_bytes(config: SessionConfig) -> int:
     """Bytes that the state of one such session takes in a Fold (which reserves for up to twice its sessions)."""
     return sum(f.bytes for fields in stages.fields(Shape.of(config.validated())) for f in fields)
+
+
+def session_layout(config: SessionConfig) -> ParameterLayout:
+    """Shapes of the network of a session with this validated configuration."""
+    return Shape.of(config).learner.layout
 
 
 class Fold:
@@ -60,16 +68,68 @@ class Fold:
                 outcomes |= zip(positions, self._step_shape(shape, group), strict=True)
         return [outcomes[position] for position in range(len(work))]
 
-    def create(self, config: SessionConfig, learning: bool = True) -> Slot:
-        """A new session. Raises FieldError."""
+    def label(self, slot: Slot, labels: Labels) -> Labelled:
+        """Takes labels of events folded before: scores them, and leaves those whose step is still in the window for
+        the next update. They must have passed `check_labels` and must not be known yet (NaN excepted)."""
+        shape, index = slot.shape, np.array([slot.index])
+        device_slab, host_slab = self._slabs[shape]
+        device, host = device_slab.take(index), host_slab.take(index)
+        ring = (labels.sequences - 1) % shape.label_slots
+        back = host["steps_taken"][0] - 1 - host["event_step"][0][ring]
+        with np.errstate(all="ignore"):
+            targets, residual_scale = scaling.late(shape.scaling, host, ring, labels.values)
+            scaled = self.backend.xp.asarray(targets.astype(device["params"].dtype))
+            trainable = tbptt.late_labels(shape.learner, device, host, back, scaled)
+            shape.serving.late(shape.served, host, ring, labels.values, residual_scale)
+        device_slab.put(index, device)
+        host_slab.put(index, host)
+        known = ~np.isnan(labels.values)
+        return Labelled(int(known.sum()), int(known[trainable].sum()))
+
+    def warm_start(self, slot: Slot, history: Events, per_pass: bool = False) -> WarmUp:
+        """Begins to train a session that has had no event on a history, which must have passed `check_events`.
+
+        Call `run_pass` on what is returned once per pass and then `finish`; until then the session is as it was, and
+        it must be left alone. `per_pass`: one update per pass in place of one per sequence. Raises FieldError if the
+        history is too long for the memory that full backpropagation through it takes.
+        """
+        if int(self._get(slot, "last_sequence")) > 0:
+            raise ValueError("the session has had an event")
+        index = np.array([slot.index])
+        device_slab, host_slab = self._slabs[slot.shape]
+        rows = device_slab.take(index), host_slab.take(index)
+
+        def store() -> None:
+            device_slab.put(index, rows[0])
+            host_slab.put(index, rows[1])
+
+        return WarmUp(self.backend.xp, slot.shape, *rows, history, per_pass, store)
+
+    def create(
+        self, config: SessionConfig, learning: bool = True, parameters: NDArray[np.float32] | None = None
+    ) -> Slot:
+        """A new session. Its network is drawn from the seed, or is `parameters`, a row [P] of `session_layout`.
+
+        Raises FieldError.
+        """
         config = config.validated()
-        parameters = initial_parameters(Shape.of(config).learner.layout, config.learner.seed)
+        layout = session_layout(config)
+        if parameters is None:
+            parameters = initial_parameters(layout, config.learner)
+        elif parameters.shape != (layout.size,):
+            raise ValueError(f"{parameters.shape} parameters for a network of {layout.size}")
         slot = self._allocate(config)
         self._set(slot, "params", parameters)
         self._set(slot, "timeline", timeline.Timeline(period_ns=config.period_ns or 0).row())
         for name, value in _settings(config, learning).items():
-            self._set(slot, name, value)
+            if self._has(slot, name):
+                self._set(slot, name, value)
         return slot
+
+    def parameters(self, slot: Slot) -> NDArray[np.float32]:
+        """A copy of the network's parameters, a row [P] of `session_layout`."""
+        row: NDArray[np.float32] = np.array(tbptt.to_host(self._get(slot, "params")))
+        return row
 
     def delete(self, slot: Slot) -> None:
         """Forgets the session."""
@@ -81,7 +141,7 @@ class Fold:
     def configure(self, slot: Slot, *, learning: bool | None = None, learning_rate: float | None = None) -> None:
         """Changes what may change while a session lives. Raises FieldError."""
         if learning_rate is not None:
-            check_learning_rate(learning_rate)
+            check_learning_rate(learning_rate, slot.config.learner.weight_decay or 0.0)
             self._set(slot, "learning_rate", learning_rate)
         if learning is not None:
             self._set(slot, "learning", learning)
@@ -91,7 +151,7 @@ class Fold:
         sequence = int(self._get(slot, "last_sequence"))
         if sequence == 0:
             return None
-        rows = [np.array(self._get(slot, name))[None] for name in stages.OUTCOME_FIELDS]
+        rows = [np.array(self._get(slot, f.name))[None] for f in slot.shape.outcome]
         return Outcomes(sequence, *rows)
 
     def status(self, slot: Slot, scores: bool = True) -> SessionStatus:
@@ -108,7 +168,7 @@ class Fold:
             learning=bool(self._get(slot, "learning")),
             learning_rate=float(self._get(slot, "learning_rate")),
             parameters=slot.shape.learner.layout.size,
-            scores=self._scores(slot) if scores else None,
+            scores=slot.shape.serving.scores(slot.shape.served, self._host_row(slot)) if scores else None,
             **count,
         )
 
@@ -120,13 +180,15 @@ class Fold:
         return checkpoint.dump(slot.config, self.backend.fingerprint, arrays)
 
     def restore(self, data: bytes) -> Slot:
-        """A session from `checkpoint`'s bytes. Raises CheckpointError; nothing is made then."""
+        """A session from `checkpoint`'s bytes, whoever wrote them. Raises CheckpointError; nothing is made then."""
         config, arrays = checkpoint.load(data)
         try:
             config = config.validated()
         except FieldError as error:
             raise checkpoint.CheckpointError(f"its configuration is not valid: {error}") from error
-        checkpoint.check_arrays(arrays, [f for fields in stages.fields(Shape.of(config)) for f in fields])
+        shape = Shape.of(config)
+        checkpoint.check_arrays(arrays, [f for fields in stages.fields(shape) for f in fields])
+        soundness.check(shape, _settings(config, learning=True), arrays)
         slot = self._allocate(config)
         for part in self._slabs[slot.shape]:
             for f in part.fields:
@@ -157,20 +219,13 @@ class Fold:
     def _set(self, slot: Slot, name: str, value: Any) -> None:
         self._part(slot, name).set(name, slot.index, value)
 
-    def _scores(self, slot: Slot) -> Scores:
-        square, absolute = self._get(slot, "score_square").copy(), self._get(slot, "score_absolute").copy()
-        seasonal = slot.shape.forecasts.season > 0
-        return Scores(
-            count=self._get(slot, "settled").copy(),
-            mse=square[:, 0],
-            mae=absolute[:, 0],
-            persistence_mse=square[:, 1],
-            persistence_mae=absolute[:, 1],
-            seasonal_mse=square[:, 2] if seasonal else None,
-            seasonal_mae=absolute[:, 2] if seasonal else None,
-            coverage=self._get(slot, "score_coverage").copy(),
-            width=self._get(slot, "score_width").copy(),
-        )
+    def _has(self, slot: Slot, name: str) -> bool:
+        return any(f.name == name for part in self._slabs[slot.shape] for f in part.fields)
+
+    def _host_row(self, slot: Slot) -> dict[str, Any]:
+        """The session's own arrays on the host, by name; copies."""
+        host = self._slabs[slot.shape][1]
+        return {name: rows[0] for name, rows in host.take(np.array([slot.index])).items()}
 
     def _step_shape(self, shape: Shape, work: list[tuple[Slot, Events]]) -> list[Outcomes]:
         """One call's events of all sessions of one shape."""
@@ -179,11 +234,13 @@ class Fold:
         clocks = np.stack([host_slab.get("timeline", slot) for slot in slots])
         steps = []
         for row, (_, events) in zip(clocks, work, strict=True):
-            clock, session_steps = timeline.steps_of(timeline.Timeline.of_row(row), events, shape.longest_gap)
+            clock, session_steps = timeline.steps_of(
+                timeline.Timeline.of_row(row), events, shape.longest_gap, shape.labels
+            )
             row[...] = clock.row()
             steps.append(session_steps)
         # Longest first: the sessions that still have a step are then always the first ones, and views suffice.
-        order = np.argsort([-len(s.event) for s in steps], kind="stable")
+        order = np.argsort([-len(s) for s in steps], kind="stable")
         sorted_steps = [steps[k] for k in order]
         device, host = device_slab.take(slots[order]), host_slab.take(slots[order])
         host["timeline"] = clocks[order]
@@ -193,14 +250,23 @@ class Fold:
         return [outcomes[k] for k in np.argsort(order, kind="stable")]
 
 
-def _settings(config: SessionConfig, learning: bool) -> dict[str, float]:
-    """Fields that a configuration sets."""
+def _settings(config: SessionConfig, learning: bool) -> dict[str, Any]:
+    """Fields that a configuration sets, where the session's shape has them."""
     learner: LearnerConfig = config.learner
+    limits = {"norm": learner.clip_norm, "value": learner.clip_value, "quantile": learner.clip_quantile, "off": 0.0}
     return {
         "learning": learning,
         "learning_rate": learner.learning_rate,
-        "clip_norm": learner.clip_norm,
-        "huber_delta": learner.huber_delta,
+        "beta1": learner.beta1,
+        "beta2": learner.beta2,
+        "weight_decay": learner.weight_decay,
+        "warmup_updates": learner.warmup_updates,
+        "decay_updates": learner.decay_updates,
+        "rate_floor": learner.rate_floor,
+        "clip_limit": limits[learner.clip],
+        "loss_parameter": learner.student_dof if learner.loss == "student_t" else learner.huber_delta,
+        "given_mean": config.means,
+        "given_deviation": config.deviations,
         "coverage_target": config.coverage,
         "reach": forecasts.initial_reach(config.coverage),
     }

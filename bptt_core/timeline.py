@@ -3,7 +3,8 @@
 Without timestamps every event is one step. With them the period is configured, or the median of the first 16
 differences between events and then frozen. Events lie on a grid of that period, which follows them so that jitter does
 not add up; an event g grid steps after the one before is preceded by g − 1 missing steps, or, if those would be more
-than the network can look back over, by a jump that clears the window. Integers only.
+than the network can look back over, by a jump that clears the window. An event that begins an episode clears it too,
+whatever time lies before it. Integers only.
 """
 
 from __future__ import annotations
@@ -52,50 +53,77 @@ def fields() -> list[Field]:
     return [Field("timeline", (_ROW,), np.int64)]
 
 
+def sound(row: NDArray[np.int64]) -> bool:
+    """Whether a `timeline` field is one that events may follow. A grid lies within half a period of its event."""
+    timed, last, grid, period, count, *differences = row.tolist()
+    return (
+        timed in (UNKNOWN, 0, 1)
+        and abs(last) <= MAX_DIFFERENCE_NS
+        and abs(grid) <= MAX_DIFFERENCE_NS + MAX_DIFFERENCE_NS // 2
+        and 0 <= period <= MAX_DIFFERENCE_NS
+        and 0 <= count < DIFFERENCES
+        and all(0 <= difference <= MAX_DIFFERENCE_NS for difference in differences)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """The steps of one session's events, `S` of them."""
 
     values: NDArray[np.float64]  # [S, D], NaN rows for missing steps
+    labels: NDArray[np.float64]  # [S, O], NaN: not known; O = 0 without labels
     event: NDArray[np.bool_]  # [S] False: a missing step
-    jump: NDArray[np.int64]  # [S] periods the stream jumped over before this step; > 0 clears the window
+    clear: NDArray[np.bool_]  # [S] True: the stream does not go on from the step before
+    jump: NDArray[np.int64]  # [S] periods the stream jumped over before this step; > 0 only where it is cleared
+
+    def __len__(self) -> int:
+        return len(self.event)
 
     def part(self, start: int, stop: int) -> Steps:
         """The steps `start`..`stop`, as views."""
-        return Steps(self.values[start:stop], self.event[start:stop], self.jump[start:stop])
+        here = slice(start, stop)
+        return Steps(self.values[here], self.labels[here], self.event[here], self.clear[here], self.jump[here])
 
 
-def steps_of(timeline: Timeline, events: Events, longest_gap: int) -> tuple[Timeline, Steps]:
-    """The steps of `events`, and the timeline after them. Gaps of more than `longest_gap` missing steps are jumps."""
+def steps_of(timeline: Timeline, events: Events, longest_gap: int, labels: int = 0) -> tuple[Timeline, Steps]:
+    """The steps of `events`, and the timeline after them. `labels` is O, their number in this session.
+
+    Gaps of more than `longest_gap` missing steps are jumps, and so is any gap before an episode.
+    """
     n = len(events)
+    known = np.full((n, labels), np.nan) if events.labels is None else events.labels
+    start = np.zeros(n, bool) if events.episode_start is None else events.episode_start
     if events.timestamps_ns is None:
-        everything = Steps(events.values, np.ones(n, bool), np.zeros(n, np.int64))
+        everything = Steps(events.values, known, np.ones(n, bool), start, np.zeros(n, np.int64))
         return (timeline if timeline.timed == 0 else replace(timeline, timed=0)), everything
     missing = np.zeros(n, np.int64)
-    for k, now in enumerate(events.timestamps_ns.tolist()):
-        missing[k], timeline = _periods_missed(timeline, now)
-    filled = np.where(missing <= longest_gap, missing, 0)
+    for k, (now, fresh) in enumerate(zip(events.timestamps_ns.tolist(), start.tolist(), strict=True)):
+        missing[k], timeline = _periods_missed(timeline, now, fresh)
+    filled = np.where((missing <= longest_gap) & ~start, missing, 0)
     position = np.arange(n) + np.cumsum(filled)
     total = n + int(filled.sum())
-    values = np.full((total, events.values.shape[1]), np.nan)
-    event, jump = np.zeros(total, bool), np.zeros(total, np.int64)
-    values[position], event[position], jump[position] = events.values, True, missing - filled
-    return timeline, Steps(values, event, jump)
+    values, all_labels = (np.full((total, table.shape[1]), np.nan) for table in (events.values, known))
+    event, clear, jump = np.zeros(total, bool), np.zeros(total, bool), np.zeros(total, np.int64)
+    values[position], all_labels[position], event[position] = events.values, known, True
+    jump[position] = missing - filled
+    clear[position] = start | (missing > filled)
+    return timeline, Steps(values, all_labels, event, clear, jump)
 
 
-def _periods_missed(timeline: Timeline, now: int) -> tuple[int, Timeline]:
-    """How many whole steps lie between the event before and one at `now`.
+def _periods_missed(timeline: Timeline, now: int, fresh: bool) -> tuple[int, Timeline]:
+    """How many whole steps lie between the event before and one at `now`; `fresh`: it begins an episode.
 
     Counted on a grid that follows the events within half a period, so that early and late ones do not add up to steps
-    that never were.
+    that never were. An episode has a grid of its own, and the time before it says nothing about the period.
     """
     period = timeline.period_ns
     if timeline.timed != 1 or period == 0:
-        learned = _learn_period(timeline, now - timeline.last_ns) if timeline.timed == 1 else timeline
+        knows = timeline.timed == 1 and not fresh
+        learned = _learn_period(timeline, now - timeline.last_ns) if knows else timeline
         return 0, replace(learned, timed=1, last_ns=now, grid_ns=now)
     steps = max(1, (now - timeline.grid_ns + period // 2) // period)
     grid = min(max(timeline.grid_ns + steps * period, now - period // 2), now + period // 2)
-    return steps - 1, replace(timeline, last_ns=now, grid_ns=grid)
+    return steps - 1, replace(timeline, last_ns=now, grid_ns=now if fresh else grid)
 
 
 def _learn_period(timeline: Timeline, difference: int) -> Timeline:

@@ -26,6 +26,7 @@ from bptt_core import Backend, select_backend
 from server import services
 from server.book import Book, ask
 from server.engine import Engine, MicroBatch
+from server.exports import Exports
 from server.health import NAME as HEALTH_NAME
 from server.health import Health
 from server.http import HttpServer
@@ -35,6 +36,7 @@ from server.metrics import Metrics
 from server.settings import Settings
 from server.store import Store, StoreError
 from server.streams import Streams
+from server.teaching import Teaching
 
 _LOG: Final = logging.getLogger("server")
 _BEAT_S: Final = 0.5
@@ -88,6 +90,7 @@ class Server:
             failed=self._failed,
         )
         self._intake = Intake(self._engine.submit, settings.max_pending_events, self._metrics)
+        self._teaching = Teaching(self._engine, self._intake, self._metrics)
         self._book = Book(
             self._engine,
             self._intake,
@@ -158,13 +161,15 @@ class Server:
     def _grpc_server(self) -> tuple[grpc.aio.Server, int]:
         settings = self._settings
         calls = Calls(self._metrics, services.REQUEST_BYTES)
+        exports = Exports(self._book, settings.transfer_memory_mib, settings.stream_idle_timeout_s)
         server = grpc.aio.server(interceptors=[calls], options=_options(settings.max_message_bytes))
         services.attach(
             server,
-            services.SessionService(self._book, self._backend.name, settings.max_message_bytes),
+            services.SessionService(self._book, exports, self._backend.name, settings.max_message_bytes),
             services.ForecastService(
                 self._book,
                 self._intake,
+                self._teaching,
                 self._streams,
                 self._metrics,
                 self._backend.name,

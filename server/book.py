@@ -16,13 +16,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bptt_core import FieldError, Outcomes, SessionConfig, SessionStatus, Words, check_learning_rate, session_bytes
 from server import sessions
 from server.digests import Ring
 from server.engine import Engine
-from server.errors import Refusal, invalid, invalid_field
-from server.intake import Intake, draining, not_found
-from server.sessions import Record, Terms
+from server.errors import Refusal, draining, invalid, invalid_field
+from server.intake import Intake, not_found
+from server.sessions import Record, Terms, WarmStarted, label_memory
+from server.sizes import batch_events
 from server.store import Store, Stored, StoreError
 
 _T = TypeVar("_T")
@@ -93,20 +97,52 @@ class Book:
             sessions.check_same(record, terms)
             return View(record, await ask(self._engine.status(record.uid, scores=True))), False
         self._not_draining()
+        return await self._create(session_id, terms), True
+
+    async def create_with(self, session_id: str, terms: Terms, parameters: NDArray[np.float32]) -> View:
+        """A new session whose network begins with `parameters`, a row of its `session_layout`."""
+        self.check_free(session_id)
+        return await self._create(session_id, self._checked(terms), parameters)
+
+    async def adopt(self, stored: Stored, status: SessionStatus, latest: Outcomes | None) -> View:
+        """A new session that goes on from what was stored of another one. It gets a uid of its own and counts as
+        created with `stored.created`; `status` and `latest` are what a fold says of the checkpoint."""
+        self.check_free(stored.session_id)
+        terms = self._checked(stored.created)
         self._check_room(terms.config)
-        record = Record(
-            session_id=session_id,
+        made = replace(
+            stored,
             uid=uuid.uuid4().hex,
             created=terms,
             create_time_ns=time.time_ns(),
-            tags=dict(terms.tags),
+            tags=terms.tags,
             credit_events=terms.credit_events or self._credit,
-            max_batch_events=sessions.batch_events(terms.config, self._max_message_bytes),
         )
+        record = _restored(made, batch_events(terms.config, self._max_message_bytes), latest, status)
         self._insert(record)
-        # Asked of the engine at once: who finds the record from now on is behind its making in the engine's inbox.
-        made = self._engine.create(record.uid, record.created.config, record.created.learning)
-        return View(record, await self._unbroken(self._make(record, made))), True
+        restored = self._engine.restore(record.uid, stored.checkpoint, terms.learning)
+        reported = self._engine.status(record.uid, scores=True)
+        await self._unbroken(self._make(record, restored))
+        return View(record, await ask(reported))
+
+    def check_free(self, session_id: str) -> None:
+        """Raises Refusal unless a session of that id may be made."""
+        sessions.check_id(session_id)
+        self._not_draining()
+        if session_id in self._records:
+            raise Refusal("SESSION_EXISTS", f"session {session_id!r} exists", session_id=session_id)
+
+    async def export(self, record: Record) -> Stored:
+        """The session after the events admitted so far."""
+        self._not_draining()
+        stored = await self._stored(record)
+        self._not_draining()  # or labels may be in it that were said and not folded
+        return stored
+
+    async def parameters(self, record: Record) -> NDArray[np.float32]:
+        """The parameters of the session's network after the events admitted so far, a row of its `session_layout`."""
+        self._not_draining()
+        return await ask(self._engine.parameters(record.uid))
 
     async def view(self, record: Record) -> View:
         """The session with its counters and scores."""
@@ -137,7 +173,8 @@ class Book:
         sessions.check_credit(changes.credit_events, "changes.limits.credit_events")
         if changes.learning_rate is not None:
             try:
-                check_learning_rate(changes.learning_rate, "changes.learning_rate")
+                decay = record.created.config.learner.weight_decay or 0.0
+                check_learning_rate(changes.learning_rate, decay, "changes.learning_rate")
             except FieldError as error:
                 raise invalid(error) from None
         return await self._unbroken(self._change(record, changes))
@@ -153,11 +190,11 @@ class Book:
         """Takes up the sessions on disk. Raises StoreError or CheckpointError naming the file."""
         count = 0
         for stored in self._store.load():
-            if session_bytes(stored.created.config) > self._free_bytes():
+            if session_bytes(stored.created.config) > self.free_bytes():
                 raise StoreError(f"the sessions on disk need more than --session-memory-mib {self._memory_mib}")
             try:
                 config = await ask(self._engine.restore(stored.uid, stored.checkpoint))
-                batch_events = sessions.batch_events(config, self._max_message_bytes)
+                most = batch_events(config, self._max_message_bytes)
             except (Refusal, ValueError) as error:
                 raise self._store.refused(stored.uid, str(error)) from error
             if config != stored.created.config:
@@ -166,7 +203,7 @@ class Book:
                 raise self._store.refused(stored.uid, f"another file holds session {stored.session_id!r}")
             latest = await ask(self._engine.latest(stored.uid))
             status = await ask(self._engine.status(stored.uid, scores=False))
-            self._insert(_restored(stored, batch_events, latest, status))
+            self._insert(_restored(stored, most, latest, status))
             count += 1
         return count
 
@@ -195,17 +232,27 @@ class Book:
         return written, len(records)
 
     async def _stored(self, record: Record) -> Stored:
-        """The session as it is folded; events that were admitted and not folded are not in it."""
-        checkpoint = await ask(self._engine.checkpoint(record.uid))
-        status = await ask(self._engine.status(record.uid, scores=False))
-        return Stored(
+        """The session after the events admitted so far; those of them that will not be folded are not in it."""
+        stored = Stored(
             uid=record.uid,
             session_id=record.session_id,
             created=record.created,
             create_time_ns=record.create_time_ns,
-            tags=record.tags,
+            tags=dict(record.tags),
             credit_events=record.credit_events,
-            digests=record.ring.recent(status.last_sequence),
+            digests=record.ring.recent(),
+            labels=np.zeros((0, 0)) if record.labels is None else record.labels.recent(),
+            warm_started=False,
+            checkpoint=b"",
+        )
+        admitted = record.admitted
+        checkpoint, status = await ask(self._engine.checkpoint(record.uid))
+        missing = admitted - status.last_sequence
+        return replace(
+            stored,
+            digests=stored.digests[: max(0, len(stored.digests) - missing)],
+            labels=stored.labels[: max(0, len(stored.labels) - missing)],
+            warm_started=record.warm_started is WarmStarted.YES,
             checkpoint=checkpoint,
         )
 
@@ -216,14 +263,14 @@ class Book:
             config = terms.config.validated()
         except FieldError as error:
             raise invalid(error, "config.") from None
-        sessions.batch_events(config, self._max_message_bytes)
+        batch_events(config, self._max_message_bytes)
         return replace(terms, config=config, credit_events=terms.credit_events or self._credit)
 
     def _check_room(self, config: SessionConfig) -> None:
         if len(self._records) >= self._max_sessions:
             most = self._max_sessions
             raise Refusal("SESSION_LIMIT", f"there are {most} sessions, the most allowed", limit=most)
-        size, free = session_bytes(config), self._free_bytes()
+        size, free = session_bytes(config), self.free_bytes()
         if size > free:
             raise Refusal(
                 "SESSION_LIMIT",
@@ -233,7 +280,8 @@ class Book:
                 free_bytes=free,
             )
 
-    def _free_bytes(self) -> int:
+    def free_bytes(self) -> int:
+        """State that sessions may still take."""
         return self._memory_mib * 2**20 - self._state_bytes
 
     def _not_draining(self) -> None:
@@ -256,7 +304,23 @@ class Book:
         self._state_bytes -= session_bytes(record.created.config)
         self._intake.forget(record)
 
-    async def _make(self, record: Record, made: Future[SessionStatus]) -> SessionStatus:
+    async def _create(self, session_id: str, terms: Terms, parameters: NDArray[np.float32] | None = None) -> View:
+        self._check_room(terms.config)
+        record = Record(
+            session_id=session_id,
+            uid=uuid.uuid4().hex,
+            created=terms,
+            create_time_ns=time.time_ns(),
+            tags=dict(terms.tags),
+            credit_events=terms.credit_events or self._credit,
+            max_batch_events=batch_events(terms.config, self._max_message_bytes),
+        )
+        self._insert(record)
+        # Asked of the engine at once: who finds the record from now on is behind its making in the engine's inbox.
+        made = self._engine.create(record.uid, terms.config, terms.learning, parameters)
+        return View(record, await self._unbroken(self._make(record, made)))
+
+    async def _make(self, record: Record, made: Future[_T]) -> _T:
         try:
             return await ask(made)
         except Exception:
@@ -295,7 +359,7 @@ async def ask(answer: Future[_T]) -> _T:
     return await asyncio.shield(asyncio.wrap_future(answer))
 
 
-def _restored(stored: Stored, batch_events: int, latest: Outcomes | None, status: SessionStatus) -> Record:
+def _restored(stored: Stored, max_batch_events: int, latest: Outcomes | None, status: SessionStatus) -> Record:
     return Record(
         session_id=stored.session_id,
         uid=stored.uid,
@@ -303,11 +367,13 @@ def _restored(stored: Stored, batch_events: int, latest: Outcomes | None, status
         create_time_ns=stored.create_time_ns,
         tags=dict(stored.tags),
         credit_events=stored.credit_events,
-        max_batch_events=batch_events,
+        max_batch_events=max_batch_events,
         ring=Ring(status.last_sequence, stored.digests),
         timed=status.timed,
         admitted_timestamp_ns=status.last_timestamp_ns,
         last_sequence=status.last_sequence,
         last_timestamp_ns=status.last_timestamp_ns,
         latest=latest,
+        labels=label_memory(stored.created.config, status.last_sequence, stored.labels),
+        warm_started=WarmStarted.YES if stored.warm_started else WarmStarted.NO,
     )

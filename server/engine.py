@@ -9,15 +9,17 @@ answered still: they can be saved.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bptt_core import (
     Backend,
@@ -25,14 +27,18 @@ from bptt_core import (
     Events,
     FieldError,
     Fold,
+    Labelled,
+    Labels,
     Outcomes,
     SessionConfig,
     SessionStatus,
     Slot,
+    WarmStart,
     session_bytes,
 )
-from server.errors import Refusal
+from server.errors import Refusal, draining
 from server.scheduler import FIRST_PACE, Lane, Scheduler, Turn, Work, pace, share
+from server.training import Training
 
 _T = TypeVar("_T")
 _BEAT_S: Final = 1.0
@@ -99,24 +105,27 @@ class Engine:
         """Queues events (`work.load`) of a session."""
         self._inbox.put(lambda: self._enqueue(uid, work))
 
-    def create(self, uid: str, config: SessionConfig, learning: bool) -> Future[SessionStatus]:
-        """Makes a session."""
+    def create(
+        self, uid: str, config: SessionConfig, learning: bool, parameters: NDArray[np.float32] | None = None
+    ) -> Future[SessionStatus]:
+        """Makes a session, whose network is drawn from its seed or given as a row of parameters."""
 
         def make() -> SessionStatus:
-            try:
-                slot = self._fold.create(config, learning=learning)
-            except MemoryError as error:
-                raise Refusal("SESSION_LIMIT", "no memory for another session", limit="memory") from error
+            with _memory_for_a_session():
+                slot = self._fold.create(config, learning=learning, parameters=parameters)
             self._lanes[uid] = self._lane_of(uid, slot)
             return self._fold.status(slot, scores=True)
 
         return self._call(make)
 
-    def restore(self, uid: str, data: bytes) -> Future[SessionConfig]:
-        """Makes a session from its checkpoint. The future raises CheckpointError."""
+    def restore(self, uid: str, data: bytes, learning: bool | None = None) -> Future[SessionConfig]:
+        """Makes a session from its checkpoint, and sets its learning unless that is None. The future raises
+        CheckpointError."""
 
         def make() -> SessionConfig:
-            slot = self._fold.restore(data)
+            with _memory_for_a_session():
+                slot = self._fold.restore(data)
+            self._fold.configure(slot, learning=learning)
             self._lanes[uid] = self._lane_of(uid, slot)
             return slot.config
 
@@ -139,24 +148,68 @@ class Engine:
 
         return self._call(read)
 
-    def checkpoint(self, uid: str) -> Future[bytes]:
-        """The session's whole learned state."""
-        return self._call(lambda: self._fold.checkpoint(self._lane(uid).slot))
+    def checkpoint(self, uid: str) -> Future[tuple[bytes, SessionStatus]]:
+        """The session's whole learned state and its counters, after the events queued before."""
+
+        def read() -> tuple[bytes, SessionStatus]:
+            slot = self._lane(uid).slot
+            return self._fold.checkpoint(slot), self._fold.status(slot, scores=False)
+
+        return self._call_in_lane(uid, read)
+
+    def parameters(self, uid: str) -> Future[NDArray[np.float32]]:
+        """The parameters of the session's network, after the events queued before."""
+        return self._call_in_lane(uid, lambda: self._fold.parameters(self._lane(uid).slot))
 
     def configure(self, uid: str, learning: bool | None, learning_rate: float | None) -> Future[SessionStatus]:
         """Changes how a session learns, after the events queued before."""
-        future: Future[SessionStatus] = Future()
 
         def change() -> SessionStatus:
             slot = self._lane(uid).slot
             self._fold.configure(slot, learning=learning, learning_rate=learning_rate)
             return self._fold.status(slot, scores=True)
 
+        return self._call_in_lane(uid, change)
+
+    def label(self, uid: str, labels: Labels) -> Future[Labelled]:
+        """Folds labels of events that were queued before. None of them must be known, and there may be none."""
+
+        def fold() -> Labelled:
+            slot = self._working(uid).slot
+            return self._fold.label(slot, labels) if len(labels) else Labelled(0, 0)
+
+        return self._call_in_lane(uid, fold)
+
+    def warm_start(
+        self, uid: str, history: Events, passes: int, per_pass: bool, wanted: Callable[[], bool]
+    ) -> Future[WarmStart]:
+        """Trains a session that has had no event, one pass in a turn, so that others are served in between.
+
+        `wanted` is asked before every turn, on the engine's thread: when it says no, the session is left as it was, the
+        future raises Refusal, and what waits behind is dropped.
+        """
+        future: Future[WarmStart] = Future()
+
+        def check() -> Slot:
+            slot: Slot = self._working(uid).slot
+            if not wanted():
+                raise draining()
+            return slot
+
+        training = Training(check, lambda slot: self._fold.warm_start(slot, history, per_pass), passes)
+
+        def turn() -> None:
+            if not training.over and training.turn():
+                self._answer(future, training.result)
+                if training.failed and uid in self._lanes and not wanted():
+                    self._discard(self._lanes[uid])
+
         def enqueue() -> None:
-            if uid in self._lanes:
-                self._enqueue(uid, Work(call=lambda: self._answer(future, change)))
-            else:
-                self._answer(future, change)
+            for _ in range(training.turns):
+                if uid in self._lanes:
+                    self._enqueue(uid, Work(call=turn, alone=True))
+                else:
+                    turn()
 
         self._inbox.put(enqueue)
         return future
@@ -177,6 +230,13 @@ class Engine:
         assert window is not None
         part = share(window, status.parameters, session_bytes(slot.config))
         return Lane(uid, slot.shape, slot, part, FIRST_PACE, carry_resets=status.carry_resets)
+
+    def _working(self, uid: str) -> Lane:
+        """The lane of a session that may still change."""
+        lane = self._lane(uid)
+        if self._halted:
+            raise draining()
+        return lane
 
     def _lane(self, uid: str) -> Lane:
         if uid not in self._lanes:
@@ -215,6 +275,19 @@ class Engine:
     def _call(self, function: Callable[[], _T]) -> Future[_T]:
         future: Future[_T] = Future()
         self._inbox.put(lambda: self._answer(future, function))
+        return future
+
+    def _call_in_lane(self, uid: str, function: Callable[[], _T]) -> Future[_T]:
+        """A call that is made after the events queued so far of a session; at once if the session is gone."""
+        future: Future[_T] = Future()
+
+        def enqueue() -> None:
+            if uid in self._lanes:
+                self._enqueue(uid, Work(call=lambda: self._answer(future, function)))
+            else:
+                self._answer(future, function)
+
+        self._inbox.put(enqueue)
         return future
 
     def _answer(self, future: Future[Any], function: Callable[[], Any]) -> None:
@@ -285,14 +358,17 @@ class Engine:
         return lane.carry_resets - before
 
 
+@contextlib.contextmanager
+def _memory_for_a_session() -> Iterator[None]:
+    """Too little memory for another session is no fault of the fold."""
+    try:
+        yield
+    except MemoryError as error:
+        raise Refusal("SESSION_LIMIT", "no memory for another session", limit="memory") from error
+
+
 def _events(turn: Turn) -> Events:
     """The events of all spans of a turn, as one table."""
-    pieces = [(span.work.load.events, span.start, span.stop) for span in turn.spans if span.stop > span.start]
-    if len(pieces) == 1:
-        events, start, stop = pieces[0]
-        times = events.timestamps_ns
-        return Events(events.values[start:stop], None if times is None else times[start:stop])
-    values = np.concatenate([events.values[start:stop] for events, start, stop in pieces])
-    if pieces[0][0].timestamps_ns is None:
-        return Events(values)
-    return Events(values, np.concatenate([events.timestamps_ns[start:stop] for events, start, stop in pieces]))
+    return Events.joined(
+        [span.work.load.events.rows(span.start, span.stop) for span in turn.spans if span.stop > span.start]
+    )

@@ -41,6 +41,7 @@ TABLE: Final[dict[str, Row]] = {
     # The caller's mistake.
     "INVALID_FIELD": Row(_Code.INVALID_ARGUMENT, Detail.FIELD),
     "NO_EVENTS": Row(_Code.FAILED_PRECONDITION, Detail.SESSION),
+    "ALREADY_STARTED": Row(_Code.FAILED_PRECONDITION, Detail.SESSION),
     "CHANNEL_IN_USE": Row(_Code.ALREADY_EXISTS),
     "CHANNEL_UNKNOWN": Row(_Code.FAILED_PRECONDITION, closes_channel=True),
     "STREAM_IDLE": Row(_Code.FAILED_PRECONDITION),
@@ -57,6 +58,10 @@ TABLE: Final[dict[str, Row]] = {
     "SEQUENCE_GAP": Row(_Code.OUT_OF_RANGE, Detail.SESSION),
     "SKIPPED": Row(_Code.ABORTED, Detail.SESSION),
     "SUPERSEDED": Row(_Code.ABORTED, Detail.SESSION, closes_channel=True),
+    # Labels that come after their event.
+    "LABEL_CONFLICT": Row(_Code.ABORTED, Detail.SESSION),
+    "LABEL_TOO_OLD": Row(_Code.OUT_OF_RANGE, Detail.SESSION),
+    "LABEL_UNKNOWN_SEQUENCE": Row(_Code.OUT_OF_RANGE, Detail.SESSION),
     # Overload and limits.
     "OVERLOADED": Row(_Code.RESOURCE_EXHAUSTED, Detail.QUOTA, retry_s=0.2),
     "CREDIT_EXCEEDED": Row(_Code.RESOURCE_EXHAUSTED, Detail.QUOTA, retry_s=0.1),
@@ -93,6 +98,11 @@ def invalid(error: FieldError, within: str = "") -> Refusal:
     """The refusal of a value outside its allowed range. `within`: path of the message that has the field."""
     field = within + error.field
     return Refusal("INVALID_FIELD", within + str(error), field=field, value=error.value, allowed=error.allowed)
+
+
+def draining() -> Refusal:
+    """The server is stopping."""
+    return Refusal("DRAINING", "the server is stopping; try again when it is back, or elsewhere")
 
 
 def invalid_field(name: str, value: object, allowed: str) -> Refusal:

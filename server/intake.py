@@ -16,7 +16,7 @@ import numpy as np
 
 from bptt_core import Events, Outcomes
 from server.engine import MicroBatch, Settled
-from server.errors import Refusal
+from server.errors import Refusal, draining
 from server.metrics import Metrics
 from server.scheduler import Span, Work
 from server.sessions import Acknowledged, Admission, Batch, Record, Reply, admit, examine
@@ -48,14 +48,14 @@ class Intake:
         self._submit, self._max_pending, self._metrics = submit, max_pending_events, metrics
         self.pending_events = 0
         self.draining = False
-        self._tickets = 0
+        self._on_their_way = 0
         self._watchers: dict[str, set[Watcher]] = {}
         self._live: dict[str, Record] = {}
 
     @property
     def idle(self) -> bool:
         """Nothing is on its way."""
-        return self._tickets == 0
+        return self._on_their_way == 0
 
     def add(self, record: Record) -> None:
         """Starts to take events of a session."""
@@ -68,10 +68,12 @@ class Intake:
     def offer(self, record: Record, batch: Batch, reply: Reply, done: Done, credit_events: int | None = None) -> None:
         """Admits a batch and calls `done` when it is folded. Raises Refusal, and then nothing has changed."""
         arrived = time.perf_counter()
-        self._accepting(record)
+        self.accepting(record)
         admission = examine(record, batch, self._max_pending - self.pending_events, credit_events)
         admit(record, admission)
+        labels = admission.new_labels
         self._metrics.admitted(admission.new_events, admission.duplicates)
+        self._metrics.labelled(labels, batch.known_labels - labels)
         self.pending_events += admission.new_events
         self._queue(Ticket(record, admission, reply, done, arrived))
 
@@ -124,14 +126,27 @@ class Intake:
         if folded:
             self._metrics.folded(folded, batch.seconds, batch.carry_resets)
 
-    def _accepting(self, record: Record) -> None:
+    def working(self) -> bool:
+        """Whether new work is still taken. May be called from the engine's thread."""
+        return not self.draining
+
+    def enter(self) -> None:
+        """Something that is no batch is on its way; a drain waits for it."""
+        self._on_their_way += 1
+
+    def leave(self) -> None:
+        """Ends `enter`."""
+        self._on_their_way -= 1
+
+    def accepting(self, record: Record) -> None:
+        """Raises Refusal if nothing new of the session is taken."""
         if self.draining:
             raise draining()
         if not self.lives(record):
             raise not_found(record.session_id)
 
     def _queue(self, ticket: Ticket) -> None:
-        self._tickets += 1
+        self.enter()
         self._submit(ticket.record.uid, Work(ticket.admission.new_events, ticket))
 
     def _settle(self, part: Settled) -> None:
@@ -168,13 +183,11 @@ class Intake:
             outcomes = Outcomes.joined(ticket.parts)
         elif ticket.reply is Reply.LAST and ticket.parts:
             outcomes = ticket.parts[-1].last()
-        self._finish(
-            ticket,
-            Acknowledged(admission.first_sequence, admission.last_sequence, admission.duplicates, outcomes),
-        )
+        sequences = admission.first_sequence, admission.last_sequence
+        self._finish(ticket, Acknowledged(*sequences, admission.duplicates, outcomes, ticket.record.window))
 
     def _finish(self, ticket: Ticket, result: Acknowledged | Refusal) -> None:
-        self._tickets -= 1
+        self.leave()
         if isinstance(result, Acknowledged) and not math.isnan(ticket.arrived_s):
             self._metrics.ingest_reply.observe(time.perf_counter() - ticket.arrived_s)
         ticket.done(result)
@@ -183,8 +196,3 @@ class Intake:
 def not_found(session_id: str) -> Refusal:
     """There is no such session."""
     return Refusal("SESSION_NOT_FOUND", f"there is no session {session_id!r}", session_id=session_id)
-
-
-def draining() -> Refusal:
-    """The server is stopping."""
-    return Refusal("DRAINING", "the server is stopping; try again when it is back, or elsewhere")

@@ -11,6 +11,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -45,22 +46,23 @@ class Calls(grpc.aio.ServerInterceptor):
         _, service, name = handler_call_details.method.split("/")
         streaming = (handler.request_streaming, handler.response_streaming)
         method = self._metrics.calls.method(*streaming, service, name)
-        behaviour = handler.stream_stream or handler.unary_stream or handler.unary_unary
-        assert behaviour is not None, "no method takes a stream and answers once"
-        most_bytes = self._request_bytes.get(service)
+        behaviour = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+        decode = partial(_decoded, handler.request_deserializer, self._request_bytes.get(service))
 
         async def call(request: Any, context: Any) -> Any:
-            return await self._run(behaviour, handler, most_bytes, method, request, _Context(context, method))
+            return await self._run(behaviour, handler, decode, method, request, _Context(context, method))
 
-        decode = handler.request_deserializer if handler.request_streaming else None
-        wrapped: _Handler = _WRAP[streaming](call, decode, handler.response_serializer)
+        # The messages of a stream are decoded as they are read, by whom they are read.
+        wrapped: _Handler = _WRAP[streaming](
+            call, decode if handler.request_streaming else None, handler.response_serializer
+        )
         return wrapped
 
     async def _run(
         self,
         behaviour: Any,
         handler: _Handler,
-        most_bytes: int | None,
+        decode: Callable[[bytes], Any],
         method: Method,
         request: Any,
         context: _Context,
@@ -70,7 +72,7 @@ class Calls(grpc.aio.ServerInterceptor):
         try:
             if not handler.request_streaming:
                 method.received.inc()
-                request = _decoded(handler, most_bytes, request)
+                request = decode(request)
             if inspect.isasyncgenfunction(behaviour):
                 async for message in behaviour(_Counted(request, method), context):
                     await context.write(message)
@@ -110,10 +112,7 @@ class _Context:
 
     async def read(self) -> Any:
         """The next message, or EOF."""
-        try:
-            message = await self._context.read()
-        except DecodeError:
-            raise _undecodable() from None
+        message = await self._context.read()
         if message is not grpc.aio.EOF:
             self._method.received.inc()
         return message
@@ -128,35 +127,30 @@ class _Context:
 
 
 class _Counted:
-    """An iterator of requests that counts them and refuses bytes that are none."""
+    """An iterator of requests that counts them."""
 
     def __init__(self, requests: Any, method: Method) -> None:
         self._requests, self._method = requests, method
 
     async def __aiter__(self) -> Any:
-        try:
-            async for message in self._requests:
-                self._method.received.inc()
-                yield message
-        except DecodeError:
-            raise _undecodable() from None
+        async for message in self._requests:
+            self._method.received.inc()
+            yield message
 
 
 _WRAP: Final[dict[tuple[bool, bool], Any]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
 
 
-def _decoded(handler: _Handler, most_bytes: int | None, raw: bytes) -> Any:
+def _decoded(deserializer: Callable[[bytes], Any] | None, most_bytes: int | None, raw: bytes) -> Any:
+    """The request that `raw` is. Raises Refusal if it is none, or longer than it may be."""
     if most_bytes is not None and len(raw) > most_bytes:
         raise invalid_field("request", Words(f"{len(raw)} bytes"), f"at most {most_bytes} bytes")
     try:
-        return handler.request_deserializer(raw) if handler.request_deserializer else raw
+        return deserializer(raw) if deserializer else raw
     except DecodeError:
-        raise _undecodable() from None
-
-
-def _undecodable() -> Refusal:
-    return invalid_field("request", Words("bytes"), "a message of the method's request type")
+        raise invalid_field("request", Words("bytes"), "a message of the method's request type") from None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -25,6 +26,10 @@ _LATENCY_S: Final = (
 )  # fmt: skip
 _UPDATE_S: Final = (1e-5, 2e-5, 3e-5, 5e-5, 7e-5, 0.0001, *_LATENCY_S)
 _NORM: Final = tuple(10.0 ** (k / 2) for k in range(-12, 13))
+_NORM_BY_LAG: Final = tuple(10.0**k for k in range(-12, 7))
+_LAGS: Final = ("0", *(str(2**k) for k in range(10)))
+_RATIO: Final = tuple(10.0 ** (k / 2) for k in range(-16, 3))
+_SHARE: Final = (0.001, 0.003, 0.01, 0.03, 0.05, *(k / 10 for k in range(1, 10)), 0.95, 0.99, 1.0)
 _LOSS: Final = tuple(10.0 ** (k / 2) for k in range(-10, 9))
 _COUNTS: Final = tuple(float(2**k) for k in range(15))
 _KINDS: Final = {
@@ -59,6 +64,16 @@ class Metrics:
             registry=r,
         )
         self._accepted, self._duplicate, self._rejected = map(events.labels, ("accepted", "duplicate", "rejected"))
+        labels = Counter(
+            "bptt_labels_total",
+            "Labels (not NaN) received with events or later, by what became of them.",
+            ["outcome"],
+            registry=r,
+        )
+        self._labels, self._same_labels, self._wrong_labels = map(labels.labels, ("accepted", "duplicate", "rejected"))
+        self.warm_starts = Counter(
+            "bptt_warm_starts_total", "Sessions trained on a history before their first event.", registry=r
+        )
         updates = Counter("bptt_updates_total", "Updates due, by what became of them.", ["result"], registry=r)
         self._updates = {result: updates.labels(label) for result, label in _RESULTS.items()}
         self._clipped = Counter(
@@ -72,12 +87,40 @@ class Metrics:
         )
         self._non_finite_update = non_finite.labels("update")
         self._non_finite_carry = non_finite.labels("carry")
-        self._norm = Histogram(
+        norm = Histogram(
             "bptt_gradient_norm", "Global gradient norm of an update, before the clip.", buckets=_NORM, registry=r
         )
-        self._loss = Histogram(
+        loss = Histogram(
             "bptt_loss", "Loss of an update on scaled residuals, before it was applied.", buckets=_LOSS, registry=r
         )
+        by_lag = Histogram(
+            "bptt_gradient_norm_by_lag",
+            "Norm of the gradient of the newest trained step alone, so many steps back, at every 64th update of a "
+            "session; window: as far back as its window goes.",
+            ["lag"],
+            buckets=_NORM_BY_LAG,
+            registry=r,
+        )
+        self._norm_by_lag = [by_lag.labels(lag) for lag in _LAGS]
+        self._norm_by_window = by_lag.labels("window")
+        saturated = Histogram(
+            "bptt_saturated_units_ratio",
+            "Share of gate and hidden units whose slope was below a tenth of its largest, in the forward of an update.",
+            buckets=_SHARE,
+            registry=r,
+        )
+        ratio = Histogram(
+            "bptt_update_ratio",
+            "Norm of an update's change of the parameters over their norm.",
+            buckets=_RATIO,
+            registry=r,
+        )
+        self._of_updates = {
+            "gradient_norm": norm,
+            "loss": loss,
+            "saturation": saturated,
+            "update_ratio": ratio,
+        }  # by column of Outcomes
         self._update_seconds = Histogram(
             "bptt_update_seconds",
             "Time of a micro-batch in the fold over the updates it applied, observed once if it applied any.",
@@ -122,9 +165,15 @@ class Metrics:
         self._accepted.inc(new)
         self._duplicate.inc(duplicates)
 
-    def rejected(self, events: int) -> None:
-        """A batch was refused."""
+    def rejected(self, events: int, labels: int) -> None:
+        """A batch was refused, or late labels were (of no event)."""
         self._rejected.inc(events)
+        self._wrong_labels.inc(labels)
+
+    def labelled(self, new: int, duplicates: int) -> None:
+        """Labels passed."""
+        self._labels.inc(new)
+        self._same_labels.inc(duplicates)
 
     def folded(self, outcomes: list[Outcomes], seconds: float, carry_resets: int) -> None:
         """A micro-batch went through the fold."""
@@ -143,8 +192,18 @@ class Metrics:
             self._update_seconds.observe(seconds / int(applied.sum()))
             scale = np.concatenate([outs.clip_scale for outs in outcomes])[applied]
             self._clipped.inc(int((scale < 1).sum()))
-            _observe(self._norm, np.concatenate([outs.gradient_norm for outs in outcomes])[applied])
-            _observe(self._loss, np.concatenate([outs.loss for outs in outcomes])[applied])
+            for name, histogram in self._of_updates.items():
+                _observe(histogram, np.concatenate([getattr(outs, name) for outs in outcomes])[applied])
+            self._fading([outs.norm_by_lag for outs in outcomes])
+
+    def _fading(self, tables: list[NDArray[np.float32]]) -> None:
+        """Observes gradients by lag, [n, lags] per session; the last column is the window's."""
+        for table in tables:
+            for norms in table[~np.isnan(table).all(axis=1)]:
+                for histogram, norm in zip(
+                    (*self._norm_by_lag[: len(norms) - 1], self._norm_by_window), norms, strict=True
+                ):
+                    _observe(histogram, [norm])
 
     def page(self) -> bytes:
         """The registry as Prometheus text."""

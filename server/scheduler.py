@@ -23,11 +23,16 @@ _FAST_S: Final = 0.1
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """`rows` events to fold (0: nothing, reached when all before it is folded), or a call to make at this point."""
+    """`rows` events to fold (0: nothing, reached when all before it is folded), or a call to make at this point.
+
+    `alone`: the call takes long, so nothing else is in its micro-batch, and whoever came meanwhile is served before the
+    next one.
+    """
 
     rows: int = 0
     load: Any = None
     call: Callable[[], None] | None = None
+    alone: bool = False
     taken: int = 0
 
 
@@ -67,6 +72,7 @@ class Turn:
     lane: Lane
     calls: list[Callable[[], None]]
     spans: list[Span]
+    alone: bool = False
 
     @property
     def rows(self) -> int:
@@ -80,14 +86,15 @@ class Scheduler:
         self._batch_rows, self._turn_rows = batch_rows, turn_rows
         self._queues: dict[Hashable, deque[Lane]] = {}
         self._tick = 0
+        self._resting: Lane | None = None  # had a long turn, and goes to the back of its queue when that is over
 
     def __bool__(self) -> bool:
-        return bool(self._queues)
+        return bool(self._queues) or self._resting is not None
 
     def add(self, lane: Lane, work: Work) -> None:
         """Queues work at the end of its lane."""
         lane.waiting.append(work)
-        if not lane.ready:
+        if not lane.ready and lane is not self._resting:
             self._enqueue(lane)
 
     def remove(self, lane: Lane) -> list[Work]:
@@ -97,6 +104,8 @@ class Scheduler:
             queue.remove(lane)
             if not queue:
                 del self._queues[lane.shape]
+        if self._resting is lane:
+            self._resting = None
         lane.ready = False
         left = list(lane.waiting)
         lane.waiting.clear()
@@ -104,22 +113,27 @@ class Scheduler:
 
     def next(self) -> list[Turn]:
         """The next micro-batch, oldest lane first; empty if nothing waits. Every lane is in it at most once."""
+        if self._resting is not None:
+            self._enqueue(self._resting)
+        self._resting = None
         if not self._queues:
             return []
         shape = min(self._queues, key=lambda s: self._queues[s][0].since)
         queue = self._queues[shape]
         room, most = (max(1, int(rows * queue[0].share)) for rows in (self._batch_rows, self._turn_rows))
         turns: list[Turn] = []
-        while queue and room > 0:
+        while queue and room > 0 and not (turns and queue[0].waiting[0].alone):
             lane = queue.popleft()
             lane.ready = False
             turn = _take(lane, min(room, most, lane.pace or most))
             turns.append(turn)
-            room -= max(turn.rows, 1)
+            room = 0 if turn.alone else room - max(turn.rows + len(turn.calls), 1)
         if not queue:
             del self._queues[shape]
         for turn in turns:
-            if turn.lane.waiting:
+            if turn.lane.waiting and turn.alone:
+                self._resting = turn.lane
+            elif turn.lane.waiting:
                 self._enqueue(turn.lane)
         return turns
 
@@ -150,14 +164,20 @@ def share(window: int, parameters: int, state_bytes: int) -> float:
 
 
 def _take(lane: Lane, room: int) -> Turn:
-    """Up to `room` rows from the front of a lane. A call ends the turn unless it comes before any row."""
+    """Up to `room` calls and rows from the front of a lane. A call ends the turn unless it comes before any row."""
     turn = Turn(lane, [], [])
     while lane.waiting:
         work = lane.waiting[0]
+        if work.alone and work.call is not None:
+            if turn.calls or turn.spans:
+                break
+            lane.waiting.popleft()
+            return Turn(lane, [work.call], [], alone=True)
         if work.call is not None:
-            if turn.spans:
+            if turn.spans or room == 0:
                 break
             turn.calls.append(work.call)
+            room -= 1
         else:
             stop = min(work.rows, work.taken + room)
             if stop == work.taken and work.rows > 0:

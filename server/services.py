@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -10,12 +11,15 @@ import grpc
 from bptt.v1 import forecast_pb2, forecast_pb2_grpc, session_pb2, session_pb2_grpc
 from server import messages, translate
 from server.book import Book
-from server.errors import Refusal
-from server.intake import Intake, draining
+from server.errors import Refusal, draining
+from server.exports import Exports, Wanted
+from server.intake import Intake
 from server.metrics import Metrics
-from server.sessions import SESSION_BYTES, Acknowledged, Batch, Record, Reply, event_count, held_bytes
+from server.sessions import known
 from server.settings import Settings
+from server.sizes import SESSION_BYTES, event_count, held_bytes, history_bytes
 from server.streams import Streams
+from server.teaching import Teaching
 from server.watch import Watcher
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
     Unary = ServicerContext[object, object]
     StreamContext = ServicerContext[forecast_pb2.StreamRequest, forecast_pb2.StreamResponse]
+    ExportContext = ServicerContext[session_pb2.ExportSessionRequest, session_pb2.ExportSessionResponse]
+    ImportContext = ServicerContext[session_pb2.ImportSessionRequest, session_pb2.ImportSessionResponse]
     WatchContext = ServicerContext[forecast_pb2.WatchRequest, forecast_pb2.WatchResponse]
 
 _SERVICES: Final = (
@@ -35,10 +41,10 @@ REQUEST_BYTES: Final = {"bptt.v1.SessionService": SESSION_BYTES}
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
-    """Creates, finds, changes and removes sessions."""
+    """Creates, finds, changes and removes sessions, and moves them in and out as files."""
 
-    def __init__(self, book: Book, backend: str, max_message_bytes: int) -> None:
-        self._book, self._backend = book, backend
+    def __init__(self, book: Book, exports: Exports, backend: str, max_message_bytes: int) -> None:
+        self._book, self._exports, self._backend = book, exports, backend
         self._page_bytes = max_message_bytes
 
     async def CreateSession(
@@ -82,6 +88,21 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         await self._book.delete(request.session_id, request.session_uid)
         return session_pb2.DeleteSessionResponse()
 
+    async def ExportSession(self, request: session_pb2.ExportSessionRequest, context: ExportContext) -> None:
+        async def write(piece: bytes) -> None:
+            await context.write(session_pb2.ExportSessionResponse(data=piece))
+
+        kind = translate.export_format(request.format)
+        await self._exports.send(request.session_id, request.session_uid, kind, write)
+
+    async def ImportSession(self, requests: object, context: ImportContext) -> session_pb2.ImportSessionResponse:
+        async def read() -> Wanted | bytes | None:
+            message: Any = await context.read()
+            return None if message is grpc.aio.EOF else translate.import_request(message)
+
+        view = await self._exports.receive(read)
+        return session_pb2.ImportSessionResponse(session=translate.session(view, self._backend))
+
 
 class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
     """Takes events in, gives forecasts out."""
@@ -90,12 +111,14 @@ class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
         self,
         book: Book,
         intake: Intake,
+        teaching: Teaching,
         streams: Streams,
         metrics: Metrics,
         backend: str,
         limits: Settings,
     ) -> None:
-        self._book, self._intake, self._streams, self._metrics = book, intake, streams, metrics
+        self._book, self._intake, self._teaching = book, intake, teaching
+        self._streams, self._metrics = streams, metrics
         self._backend, self._limits = backend, limits
         self._watchers = 0
         self._held_bytes = 0
@@ -114,27 +137,45 @@ class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
         record = self._book.get(request.session_id)
         batch = translate.batch(request.batch)
         try:
-            answer = self._offer(record, batch, translate.reply(request.reply_mode))
+            reply = translate.reply(request.reply_mode)
+            held = held_bytes(record, batch, reply)
+            answer = self._begin(held, lambda done: self._intake.offer(record, batch, reply, done))
         except Refusal:
-            self._metrics.rejected(event_count(record, batch))
+            self._metrics.rejected(event_count(record, batch), batch.known_labels)
             raise
-        result = await answer
-        if isinstance(result, Refusal):
-            raise result
-        return forecast_pb2.IngestResponse(session_uid=record.uid, result=translate.result(result))
+        result = translate.result(await _result(answer))
+        return forecast_pb2.IngestResponse(session_uid=record.uid, result=result)
 
-    def _offer(self, record: Record, batch: Batch, reply: Reply) -> asyncio.Future[Acknowledged | Refusal]:
-        held = held_bytes(record, batch, reply)
+    async def Label(self, request: forecast_pb2.LabelRequest, context: Unary) -> forecast_pb2.LabelResponse:
+        record = self._book.get(request.session_id)
+        labels = translate.late_labels(request)
+        try:
+            answer = self._begin(labels.nbytes, lambda done: self._teaching.label(record, labels, done))
+        except Refusal:
+            self._metrics.rejected(0, known(labels.values))
+            raise
+        return translate.told(record, await _result(answer))
+
+    async def WarmStart(self, request: forecast_pb2.WarmStartRequest, context: Unary) -> forecast_pb2.WarmStartResponse:
+        record = self._book.get(request.session_id)
+        history = translate.history(request)
+        held = history_bytes(record, history.batch)
+        answer = self._begin(held, lambda done: self._teaching.warm_start(record, history, done))
+        return translate.trained(record, await _result(answer))
+
+    def _begin(self, held: int, begin: Callable[[Callable[[Any], None]], None]) -> asyncio.Future[Any]:
+        """What `begin` is done with, a result or a refusal. Until then `held` bytes count against the memory for calls
+        in flight. Raises Refusal."""
         if self._held_bytes and self._held_bytes + held > self._limits.ingest_memory_mib * 2**20:
-            raise Refusal("OVERLOADED", "batches in flight fill the memory for them", limit="ingest-memory-mib")
-        answer: asyncio.Future[Acknowledged | Refusal] = asyncio.get_running_loop().create_future()
+            raise Refusal("OVERLOADED", "calls in flight fill the memory for them", limit="ingest-memory-mib")
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-        def done(result: Acknowledged | Refusal) -> None:
+        def done(result: Any) -> None:
             self._held_bytes -= held
             if not answer.done():
                 answer.set_result(result)
 
-        self._intake.offer(record, batch, reply, done)
+        begin(done)
         self._held_bytes += held
         return answer
 
@@ -158,7 +199,9 @@ class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
             await context.write(forecast_pb2.WatchResponse(session=translate.session(view, self._backend)))
             while True:
                 outs, dropped = await watcher.next()
-                response = forecast_pb2.WatchResponse(outcomes=translate.outcomes(outs), dropped_events=dropped)
+                response = forecast_pb2.WatchResponse(
+                    outcomes=translate.outcomes(outs, record.window), dropped_events=dropped
+                )
                 await context.write(response)
         finally:
             self._intake.unwatch(record, watcher)
@@ -167,6 +210,14 @@ class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
     def _count_watchers(self, change: int) -> None:
         self._watchers += change
         self._metrics.watchers.set(self._watchers)
+
+
+async def _result(answer: asyncio.Future[Any]) -> Any:
+    """The result; a refusal is raised."""
+    result = await answer
+    if isinstance(result, Refusal):
+        raise result
+    return result
 
 
 def attach(server: grpc.aio.Server, sessions: SessionService, forecasts: ForecastService, metrics: Metrics) -> None:

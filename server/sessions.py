@@ -2,7 +2,8 @@
 
 Identity, terms of creation, limits, and the admission of events: repeats, gaps, conflicts, credit. Everything here is
 plain and synchronous; a rule either raises `Refusal` and has changed nothing, or returns. It knows neither the wire nor
-the thread that computes.
+the thread that computes. Labels that come late and warm starts have rules of their own, in `labels.py` and
+`histories.py`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,6 @@ MAX_TAGS: Final = 32
 MAX_TAG_KEY: Final = 64
 MAX_TAG_VALUE: Final = 256
 MAX_CREDIT_EVENTS: Final = 65536
-_MESSAGE_OVERHEAD_BYTES: Final = 4096
-# A session without scores: names, targets and tags at their longest, four bytes per character.
-SESSION_BYTES: Final = 128 * 1024
-_SCORE_TABLES: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +50,14 @@ class Terms:
         }
 
 
+class WarmStarted(enum.Enum):
+    """How far a session's warm start has come."""
+
+    NO = "no"
+    RUNNING = "running"
+    YES = "yes"
+
+
 @dataclass(slots=True)
 class Record:
     """One session as the network's side sees it. Sequences: admitted ≥ last_sequence (acknowledged)."""
@@ -71,6 +76,12 @@ class Record:
     last_timestamp_ns: int | None = None
     latest: Outcomes | None = None
     pending_events: int = 0
+    labels: Ring | None = None  # the labels of the events that may still get some, NaN: not known; None: has no labels
+    warm_started: WarmStarted = WarmStarted.NO
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            self.labels = label_memory(self.created.config)
 
     @property
     def admitted(self) -> int:
@@ -81,6 +92,11 @@ class Record:
     def features(self) -> int:
         """Values per event."""
         return len(self.created.config.features)
+
+    @property
+    def window(self) -> int:
+        """k2 of the session's network."""
+        return window_of(self.created.config)
 
     def batch_limit(self, credit_events: int) -> int:
         """Most events in one batch: what fits a message, and the credit."""
@@ -97,12 +113,25 @@ class Reply(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive events as a client sent them; `values` is flat, row-major."""
+    """Consecutive events as a client sent them; `values` and `labels` are flat, row-major."""
 
     session_uid: str
     first_sequence: int
     values: NDArray[np.float64]
     timestamps_ns: NDArray[np.int64] | None
+    labels: NDArray[np.float64] | None = None  # None: none is known
+    episode_starts: NDArray[np.int64] | None = None  # positions in the batch; None: no episode begins
+
+    @property
+    def known_labels(self) -> int:
+        """Labels that are not NaN."""
+        return known(self.labels)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the events."""
+        columns = (self.values, self.timestamps_ns, self.labels, self.episode_starts)
+        return sum(column.nbytes for column in columns if column is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +150,21 @@ class Admission:
         """Events to fold."""
         return 0 if self.events is None else len(self.events)
 
+    @property
+    def new_labels(self) -> int:
+        """Labels that came with them."""
+        return 0 if self.events is None else known(self.events.labels)
+
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """Answer to a batch: everything up to `last_sequence` is folded."""
+    """Answer to a batch: everything up to `last_sequence` is folded. `window` names the lags of `outcomes`."""
 
     first_sequence: int
     last_sequence: int
     duplicates: int
     outcomes: Outcomes | None
+    window: int
 
 
 def examine(record: Record, batch: Batch, queue_room: int, credit_events: int | None = None) -> Admission:
@@ -143,7 +178,7 @@ def examine(record: Record, batch: Batch, queue_room: int, credit_events: int | 
     first, last = batch.first_sequence, record.admitted
     if first < 1:
         raise invalid_field("first_sequence", first, "at least 1")
-    events = _shaped(record, batch, record.batch_limit(credit))
+    events = shaped(record.created.config, batch, record.batch_limit(credit))
     if first > last + 1:
         raise Refusal(
             "SEQUENCE_GAP",
@@ -174,6 +209,8 @@ def admit(record: Record, admission: Admission) -> None:
     if events is None:
         return
     record.ring.append(admission.digests)
+    if record.labels is not None and events.labels is not None:
+        record.labels.append(events.labels)
     record.timed = events.timestamps_ns is not None
     if events.timestamps_ns is not None:
         record.admitted_timestamp_ns = int(events.timestamps_ns[-1])
@@ -229,55 +266,77 @@ def check_same(record: Record, asked: Terms) -> None:
         )
 
 
-def batch_events(config: SessionConfig, max_message_bytes: int) -> int:
-    """Most events of which batch and reply fit one message. Raises Refusal if a reply or the scores never would."""
-    pairs = config.horizon * len(config.targets)
-    most = (max_message_bytes - SESSION_BYTES) // (8 * _SCORE_TABLES)
-    if pairs > most:
-        raise invalid_field("horizon × targets", pairs, f"at most {most}, for messages of {max_message_bytes} bytes")
-    return (max_message_bytes - _MESSAGE_OVERHEAD_BYTES) // event_bytes(config)
+def window_of(config: SessionConfig) -> int:
+    """k2 of a validated configuration."""
+    assert config.learner.window is not None
+    return config.learner.window
 
 
-def event_bytes(config: SessionConfig) -> int:
-    """Bytes that an event takes on the wire: the larger of request and full reply."""
-    reply = 3 * 8 * config.horizon * len(config.targets) + 8 + 1 + 3 * 4
-    return max(reply, 8 * len(config.features) + 8)
+def label_memory(config: SessionConfig, last: int = 0, recent: NDArray[np.float64] | None = None) -> Ring | None:
+    """What is remembered of labels, the rows `recent` [n, O] of the events up to `last` to begin with; None without
+    labels."""
+    if config.label_age is None:
+        return None
+    return Ring(last, np.zeros((0, len(config.labels))) if recent is None else recent, config.label_age + 1)
 
 
-def event_count(record: Record, batch: Batch) -> int:
-    """Events in a batch; 1 if it has not even one."""
-    return max(1, len(batch.values) // record.features)
+def known(labels: NDArray[np.float64] | None) -> int:
+    """How many labels are not NaN."""
+    return 0 if labels is None else int(np.count_nonzero(~np.isnan(labels)))
 
 
-def held_bytes(record: Record, batch: Batch, reply: Reply) -> int:
-    """Memory that a batch and its reply take until it is answered, at most."""
-    replies = {Reply.EVERY: event_count(record, batch), Reply.LAST: 1, Reply.NONE: 0}[reply]
-    return batch.values.nbytes + replies * event_bytes(record.created.config)
+def shaped(config: SessionConfig, batch: Batch, most: int, within: str = "") -> Events:
+    """The events of a batch as tables, at most so many; a session with labels always has a table of them.
 
-
-def _shaped(record: Record, batch: Batch, most: int) -> Events:
-    width = record.features
+    `within`: path of the message that has the fields. Raises Refusal.
+    """
+    width = len(config.features)
     if len(batch.values) == 0 or len(batch.values) % width:
         allowed = f"a positive multiple of the {width} features"
-        raise invalid_field("values", Words(f"{len(batch.values)} values"), allowed)
+        raise invalid_field(f"{within}values", Words(f"{len(batch.values)} values"), allowed)
     count = len(batch.values) // width
     if count > most:
-        raise invalid_field("values", Words(f"{count} events"), f"at most {most} events per batch")
-    return Events(batch.values.reshape(count, width), batch.timestamps_ns)
+        raise invalid_field(f"{within}values", Words(f"{count} events"), f"at most {most} events per batch")
+    return Events(
+        batch.values.reshape(count, width),
+        batch.timestamps_ns,
+        _label_table(batch.labels, count, len(config.labels), within),
+        _episode_starts(batch.episode_starts, count, within),
+    )
+
+
+def _label_table(labels: NDArray[np.float64] | None, count: int, width: int, within: str) -> NDArray[np.float64] | None:
+    if labels is None:
+        return np.full((count, width), np.nan) if width else None
+    if len(labels) != count * width:
+        allowed = f"{count} rows of {width}, or none" if width else "none, as the session has no labels"
+        raise invalid_field(f"{within}labels", Words(f"{len(labels)} values"), allowed)
+    return labels.reshape(count, width)
+
+
+def _episode_starts(positions: NDArray[np.int64] | None, count: int, within: str) -> NDArray[np.bool_] | None:
+    if positions is None:
+        return None
+    wrong = np.flatnonzero((positions >= count) | (np.diff(positions, prepend=-1) <= 0))
+    if len(wrong):
+        allowed = f"0..{count - 1}, positions in the batch, rising"
+        raise invalid_field(f"{within}episode_starts", int(positions[wrong[0]]), allowed)
+    starts = np.zeros(count, bool)
+    starts[positions] = True
+    return starts
 
 
 def _check_content(record: Record, events: Events, repeats: int) -> Events | None:
     """Checks the values of all events and that the new ones may follow those admitted. Returns the new ones."""
     before = None if repeats else record.admitted_timestamp_ns
     try:
-        check_events(events, record.features, record.timed, before)
+        check_events(events, record.created.config, record.timed, before)
         if not repeats:
             return events
         if repeats == len(events):
             return None
-        times = events.timestamps_ns
-        new = Events(events.values[repeats:], None if times is None else times[repeats:])
-        check_events(new, record.features, record.timed, record.admitted_timestamp_ns)
+        new = events.rows(repeats, len(events))
+        check_events(new, record.created.config, record.timed, record.admitted_timestamp_ns)
     except FieldError as error:
         raise invalid(error) from None
     return new

@@ -47,9 +47,12 @@ class Settings:
     credit_events: int = _setting(1024, "events a session may have queued unless it asks for another number", 1, 65536)
     max_pending_events: int = _setting(262_144, "most events queued over all sessions", 1, 2**31)
     stream_memory_mib: int = _setting(2048, "memory for streams; with the message limit it sets how many", 1, 2**20)
-    ingest_memory_mib: int = _setting(512, "memory for the batches and replies of Ingest calls in flight", 1, 2**20)
+    ingest_memory_mib: int = _setting(512, "memory for Ingest, Label and WarmStart calls in flight", 1, 2**20)
+    transfer_memory_mib: int = _setting(512, "memory for the files of sessions being exported and imported", 1, 2**20)
     max_channels: int = _setting(4096, "most sessions open on one stream", 1, 2**20)
-    stream_idle_timeout_s: float = _setting(60.0, "longest a stream may be without an open channel", 0.1, 86400)
+    stream_idle_timeout_s: float = _setting(
+        60.0, "longest a stream may be without an open channel, or a file without a next piece", 0.1, 86400
+    )
     max_watchers: int = _setting(64, "most watches at a time, each holding up to a message of outcomes", 1, 65536)
     micro_batch_events: int = _setting(4096, "most events in one micro-batch; fewer of large sessions", 1, 2**20)
     turn_events: int = _setting(64, "most events of one session in one micro-batch; as above", 1, 65536)

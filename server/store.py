@@ -4,8 +4,8 @@ A file is whole or not there: it is written beside its place, synced, renamed, a
 its own checksum; a file that does not verify stops the start and is named, never skipped or deleted. A lock keeps a
 second server out. It knows nothing of what a checkpoint means.
 
-Layout of a file: MAGIC, 8-byte little-endian header length, JSON header, digests (uint64 each), checkpoint of the fold,
-32-byte BLAKE2b of everything before.
+Layout of a file: MAGIC, 8-byte little-endian header length, JSON header, digests (uint64 each), labels (float64, the
+rows of the last events), checkpoint of the fold, 32-byte BLAKE2b of everything before.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from typing import IO, Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core import LearnerConfig, SessionConfig
+from bptt_core import SessionConfig
 from server.sessions import Terms
 
 _T = TypeVar("_T")
-MAGIC: Final = b"BPTTSES1"
+MAGIC: Final = b"BPTTSES2"
+# A configuration and tags come in a request of 128 KiB, and JSON writes a character of two bytes as six.
+MAX_HEADER_BYTES: Final = 2**20
 _UID: Final = re.compile(r"[0-9a-f]{32}")
 _SUM_BYTES: Final = 32
 
@@ -48,6 +50,8 @@ class Stored:
     tags: Mapping[str, str]
     credit_events: int
     digests: NDArray[np.uint64]
+    labels: NDArray[np.float64]  # [n, O] of the last events, NaN: not known; n = 0 without labels
+    warm_started: bool
     checkpoint: bytes
 
 
@@ -83,7 +87,7 @@ class Store:
         for path in sorted(self._sessions.glob("*.session")):
             try:
                 stored = unpack(path.read_bytes())
-            except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
                 raise self.refused(path.stem, str(error)) from error
             if stored.uid != path.stem or not _UID.fullmatch(stored.uid):
                 raise self.refused(path.stem, f"it holds the session with uid {stored.uid!r}")
@@ -137,9 +141,12 @@ def pack(stored: Stored) -> bytes:
             "credit_events": created.credit_events,
         },
         "digests": len(stored.digests),
+        "labels": len(stored.labels),
+        "warm_started": stored.warm_started,
     }
     text = json.dumps(header, sort_keys=True).encode()
-    body = MAGIC + struct.pack("<Q", len(text)) + text + stored.digests.astype("<u8").tobytes() + stored.checkpoint
+    remembered = stored.digests.astype("<u8").tobytes() + stored.labels.astype("<f8").tobytes()
+    body = MAGIC + struct.pack("<Q", len(text)) + text + remembered + stored.checkpoint
     return body + blake2b(body, digest_size=_SUM_BYTES).digest()
 
 
@@ -152,15 +159,20 @@ def unpack(data: bytes) -> Stored:
         raise ValueError("its checksum is wrong, it is damaged or cut short")
     at = len(MAGIC) + 8
     (size,) = struct.unpack_from("<Q", body, len(MAGIC))
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(f"its header has {size} bytes, more than {MAX_HEADER_BYTES}")
     header = json.loads(body[at : at + size])
     at += size
-    after = at + 8 * header["digests"]
     created = header["created"]
+    config = SessionConfig.from_plain(created["config"]).validated()
+    labels, width = _a(int, header["labels"]), len(config.labels)
+    between = at + 8 * _a(int, header["digests"])
+    after = between + 8 * labels * width
     return Stored(
         uid=_a(str, header["uid"]),
         session_id=_a(str, header["session_id"]),
         created=Terms(
-            _config(created["config"]),
+            config,
             _tags(created["tags"]),
             _a(bool, created["learning"]),
             _a(int, created["credit_events"]),
@@ -168,7 +180,9 @@ def unpack(data: bytes) -> Stored:
         create_time_ns=_a(int, header["create_time_ns"]),
         tags=_tags(header["tags"]),
         credit_events=_a(int, header["credit_events"]),
-        digests=np.frombuffer(body[at:after], dtype="<u8").astype(np.uint64),
+        digests=np.frombuffer(body[at:between], dtype="<u8").astype(np.uint64),
+        labels=np.frombuffer(body[between:after], dtype="<f8").astype(np.float64).reshape(labels, width),
+        warm_started=_a(bool, header["warm_started"]),
         checkpoint=body[after:],
     )
 
@@ -181,8 +195,3 @@ def _a(kind: type[_T], value: Any) -> _T:
 
 def _tags(values: Any) -> dict[str, str]:
     return {key: _a(str, value) for key, value in _a(dict, values).items()}
-
-
-def _config(values: dict[str, Any]) -> SessionConfig:
-    lists = {name: tuple(values[name]) for name in ("features", "targets", "seasons")}
-    return SessionConfig(**{**values, **lists, "learner": LearnerConfig(**values["learner"])}).validated()

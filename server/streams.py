@@ -15,11 +15,12 @@ from functools import partial
 from typing import Final
 
 from server.book import Book
-from server.errors import Refusal
-from server.intake import Intake, draining
+from server.errors import Refusal, draining
+from server.intake import Intake
 from server.messages import Draining, End, Ended, Failed, Open, Opened, Request, Response, Result, Send
 from server.metrics import Metrics
-from server.sessions import Acknowledged, Record, Reply, event_count, held_bytes
+from server.sessions import Acknowledged, Record, Reply
+from server.sizes import event_count, held_bytes
 
 _ANSWER_BYTES: Final = 512
 
@@ -246,7 +247,7 @@ class Conversation:
             self._check_turn(channel, batch.first_sequence, events)
             self._intake.offer(record, batch, channel.reply, done, channel.credit_events)
         except Refusal as refusal:
-            self._metrics.rejected(events)
+            self._metrics.rejected(events, batch.known_labels)
             self._refuse(channel, answer, refusal)
         else:
             channel.resume_at = None

@@ -1,34 +1,31 @@
 """Protobuf ↔ plain values, both ways, without side effects.
 
-The one place that knows the fields of the messages of `bptt.v1`. It checks only what cannot be expressed in plain
-values (unknown enum numbers, missing messages, page tokens); ranges are the business of those who use the values.
+The one place that knows the fields of the messages of `bptt.v1`, with `translate_config.py` for configurations. It
+checks only what cannot be expressed in plain values (unknown enum numbers, missing messages, page tokens); ranges are
+the business of those who use the values.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt.v1 import config_pb2, error_pb2, forecast_pb2, session_pb2
-from bptt_core import LearnerConfig, Outcomes, Scores, SessionConfig, Words
-from server import messages
+from bptt.v1 import error_pb2, forecast_pb2, session_pb2
+from bptt_core import Outcomes, Scores, SymbolScores, WarmStart, Words, lags
+from server import messages, translate_config
 from server.book import Changes, View
 from server.errors import Refusal, invalid_field
+from server.exports import Format, Wanted
+from server.histories import PASSES, History
+from server.labels import LateLabels
 from server.sessions import Acknowledged, Batch, Record, Reply, Terms
+from server.teaching import Told
+from server.translate_config import enum_name
 
-_T = TypeVar("_T")
-
-_CELLS: Final = {0: "lstm", 1: "tanh", 2: "gru", 3: "lstm"}
-_ANCHORS: Final = {0: "last_value", 1: "last_value", 2: "none"}
-_LOSSES: Final = {0: "squared", 1: "squared", 2: "huber"}
-_OPTIMIZERS: Final = {0: "adam", 1: "adam", 2: "sgd"}
-_ENUMS: Final = {"cell": _CELLS, "anchor": _ANCHORS, "loss": _LOSSES, "optimizer": _OPTIMIZERS}
-_REPLIES: Final = {0: Reply.LAST, 1: Reply.EVERY, 2: Reply.LAST, 3: Reply.NONE}
-_LISTS: Final = ("features", "targets", "seasons")
 _MAX_PAGE: Final = 1000
 
 
@@ -36,26 +33,39 @@ def terms(request: session_pb2.CreateSessionRequest) -> Terms:
     """What a session is to be created with, and which fields were stated."""
     if not request.HasField("config"):
         raise invalid_field("config", Words("absent"), "a configuration with at least one feature")
-    config: dict[str, Any] = {}
-    learner: dict[str, Any] = {}
-    for entry, value in request.config.ListFields():
-        if entry.name != "learner":
-            config[entry.name] = tuple(value) if entry.name in _LISTS else value
-    for entry, value in request.config.learner.ListFields():
-        known = _ENUMS.get(entry.name)
-        learner[entry.name] = value if known is None else _known(f"config.learner.{entry.name}", value, known)
+    config, stated = translate_config.plain(request.config)
     credit = _credit(request.limits)
-    stated = {f"config.{name}" for name in config} | {f"config.learner.{name}" for name in learner}
     stated |= {"tags"} if request.tags else set()
     stated |= {"learning"} if request.HasField("learning") else set()
     stated |= set() if credit is None else {"limits.credit_events"}
-    return Terms(
-        SessionConfig(**{"features": (), **config, "learner": LearnerConfig(**learner)}),
-        dict(request.tags),
-        request.learning if request.HasField("learning") else True,
-        credit,
-        frozenset(stated),
-    )
+    learning = request.learning if request.HasField("learning") else True
+    return Terms(config, dict(request.tags), learning, credit, frozenset(stated))
+
+
+def export_format(number: int) -> Format:
+    """What kind of file."""
+    return _format("format", number)
+
+
+def import_request(message: session_pb2.ImportSessionRequest) -> Wanted | bytes:
+    """One request of an import."""
+    match message.WhichOneof("request"):
+        case "terms":
+            asked = message.terms
+            config, stated = translate_config.plain(asked.config) if asked.HasField("config") else (None, set())
+            return Wanted(
+                asked.session_id,
+                _format("terms.format", asked.format),
+                config,
+                frozenset(stated),
+                dict(asked.tags),
+                asked.learning if asked.HasField("learning") else None,
+                _credit(asked.limits),
+            )
+        case "data":
+            return message.data
+        case _:
+            raise invalid_field("request", Words("absent"), "terms or data")
 
 
 def changes(request: session_pb2.UpdateSessionRequest) -> Changes:
@@ -76,12 +86,12 @@ def session(view: View, backend: str) -> session_pb2.Session:
     message = session_pb2.Session(
         session_id=record.session_id,
         uid=record.uid,
-        config=_config(record.created.config, status.learning_rate),
+        config=translate_config.wire(record.created.config, status.learning_rate),
         tags=record.tags,
         learning=status.learning,
         limits=session_pb2.SessionLimits(credit_events=record.credit_events),
         last_sequence=status.last_sequence,
-        last_timestamp_ns=status.last_timestamp_ns,
+        last_timestamp_ns=status.last_timestamp_ns if status.last_sequence else None,
         period_ns=status.period_ns,
         updates=session_pb2.UpdateCounts(
             applied=status.applied,
@@ -123,18 +133,51 @@ def page_after(token: str) -> str:
 
 def batch(message: forecast_pb2.EventBatch) -> Batch:
     """Events as arrays; their shape is not known here."""
-    times = message.timestamps_ns
+    times, labels, starts = message.timestamps_ns, message.labels, message.episode_starts
     return Batch(
         message.session_uid,
         message.first_sequence,
         np.array(message.values, np.float64),
         np.array(times, np.int64) if times else None,
+        np.array(labels, np.float64) if labels else None,
+        np.array(starts, np.int64) if starts else None,
     )
+
+
+def late_labels(request: forecast_pb2.LabelRequest) -> LateLabels:
+    """Labels of events that came before, as arrays; their shape is not known here."""
+    return LateLabels(request.session_uid, np.array(request.sequences, np.uint64), np.array(request.labels, np.float64))
+
+
+def told(record: Record, answer: Told) -> forecast_pb2.LabelResponse:
+    """The answer to late labels."""
+    return forecast_pb2.LabelResponse(
+        session_uid=record.uid,
+        accepted=answer.accepted,
+        duplicates=answer.duplicates,
+        trainable=answer.trainable,
+    )
+
+
+def history(request: forecast_pb2.WarmStartRequest) -> History:
+    """A warm start."""
+    updates = enum_name("updates", forecast_pb2.WarmStartUpdates.DESCRIPTOR, request.updates, "per_sequence")
+    return History(
+        request.session_uid,
+        batch(request.history),
+        request.passes if request.HasField("passes") else PASSES,
+        updates == "per_pass",
+    )
+
+
+def trained(record: Record, result: WarmStart) -> forecast_pb2.WarmStartResponse:
+    """The answer to a warm start."""
+    return forecast_pb2.WarmStartResponse(session_uid=record.uid, loss=_flat(result.loss), applied=result.applied)
 
 
 def reply(mode: int) -> Reply:
     """Which events are answered."""
-    return _known("reply_mode", mode, _REPLIES)
+    return Reply(enum_name("reply_mode", forecast_pb2.ReplyMode.DESCRIPTOR, mode, "last"))
 
 
 def result(acknowledged: Acknowledged) -> forecast_pb2.BatchResult:
@@ -144,12 +187,12 @@ def result(acknowledged: Acknowledged) -> forecast_pb2.BatchResult:
         first_sequence=acknowledged.first_sequence,
         last_sequence=acknowledged.last_sequence,
         duplicates=acknowledged.duplicates,
-        outcomes=None if outs is None else outcomes(outs),
+        outcomes=None if outs is None else outcomes(outs, acknowledged.window),
     )
 
 
-def outcomes(outs: Outcomes, horizon: int | None = None) -> forecast_pb2.Outcomes:
-    """Outcomes by column, up to `horizon` (None: all)."""
+def outcomes(outs: Outcomes, window: int, horizon: int | None = None) -> forecast_pb2.Outcomes:
+    """Outcomes by column, of a session with that window, up to `horizon` (None: all)."""
     mean, lower, upper = (table[:, :horizon] for table in (outs.mean, outs.lower, outs.upper))
     return forecast_pb2.Outcomes(
         first_sequence=outs.first_sequence,
@@ -164,6 +207,11 @@ def outcomes(outs: Outcomes, horizon: int | None = None) -> forecast_pb2.Outcome
         loss=_flat(outs.loss),
         gradient_norm=_flat(outs.gradient_norm),
         clip_scale=_flat(outs.clip_scale),
+        distribution=_flat(outs.distribution[:, :horizon]),
+        distribution_size=outs.distribution.shape[3],
+        saturation=_flat(outs.saturation),
+        update_ratio=_flat(outs.update_ratio),
+        gradient_by_lag=_gradient_by_lag(outs, window),
     )
 
 
@@ -175,7 +223,9 @@ def forecast(record: Record, asked: int | None) -> forecast_pb2.ForecastResponse
     if record.latest is None:
         raise Refusal("NO_EVENTS", f"session {record.session_id!r} has had no event yet", session_id=record.session_id)
     return forecast_pb2.ForecastResponse(
-        session_uid=record.uid, outcome=outcomes(record.latest, asked), timestamp_ns=record.last_timestamp_ns
+        session_uid=record.uid,
+        outcome=outcomes(record.latest, record.window, asked),
+        timestamp_ns=record.last_timestamp_ns,
     )
 
 
@@ -236,51 +286,29 @@ def error(refusal: Refusal) -> error_pb2.Error:
     return message
 
 
-def _config(config: SessionConfig, learning_rate: float) -> config_pb2.SessionConfig:
-    learner = config.learner
-    return config_pb2.SessionConfig(
-        features=config.features,
-        targets=config.targets,
-        horizon=config.horizon,
-        seasons=config.seasons,
-        period_ns=config.period_ns,
-        coverage=config.coverage,
-        learner=config_pb2.LearnerConfig(
-            cell=_number(_CELLS, learner.cell),
-            hidden=learner.hidden,
-            window=learner.window,
-            stride=learner.stride,
-            loss_span=learner.loss_span,
-            loss=_number(_LOSSES, learner.loss),
-            huber_delta=learner.huber_delta,
-            anchor=_number(_ANCHORS, learner.anchor),
-            optimizer=_number(_OPTIMIZERS, learner.optimizer),
-            learning_rate=learning_rate,
-            clip_norm=learner.clip_norm,
-            seed=learner.seed,
-        ),
-    )
+def _gradient_by_lag(outs: Outcomes, window: int) -> list[forecast_pb2.GradientByLag]:
+    """One message for each event at whose update it was measured."""
+    measured = np.flatnonzero(~np.isnan(outs.norm_by_lag).all(axis=1)).tolist()
+    return [
+        forecast_pb2.GradientByLag(
+            sequence=outs.first_sequence + row, lag=lags(window), norm=_flat(outs.norm_by_lag[row])
+        )
+        for row in measured
+    ]
 
 
-def _scores(scores: Scores) -> session_pb2.Scores:
+def _scores(scores: Scores | SymbolScores) -> session_pb2.Scores:
     names = [entry.name for entry in session_pb2.Scores.DESCRIPTOR.fields]
-    tables = {name: getattr(scores, name) for name in names}
+    tables = {name: getattr(scores, name, None) for name in names}
     return session_pb2.Scores(**{name: _flat(table) for name, table in tables.items() if table is not None})
+
+
+def _format(field: str, number: int) -> Format:
+    return Format(enum_name(field, session_pb2.ExportFormat.DESCRIPTOR, number, "checkpoint"))
 
 
 def _credit(limits: session_pb2.SessionLimits) -> int | None:
     return limits.credit_events if limits.HasField("credit_events") else None
-
-
-def _known(name: str, value: int, known: dict[int, _T]) -> _T:
-    if value not in known:
-        raise invalid_field(name, value, f"0..{max(known)}")
-    return known[value]
-
-
-def _number(names: dict[int, str], name: str) -> Any:
-    """The enum number of a name; never the unspecified one."""
-    return next(number for number, known in names.items() if number and known == name)
 
 
 def _flat(table: NDArray[Any]) -> list[Any]:

@@ -56,6 +56,7 @@ class FakeService(session_pb2_grpc.SessionServiceServicer, forecast_pb2_grpc.For
         self.credit_events, self.max_batch_events = 64, 16
         self.opens, self.ends, self.batches = 0, 0, list[tuple[int, int]]()
         self.unary_script: deque[Refused] = deque()
+        self.asked: list[Any] = []  # requests for labels and warm starts
         self.may_answer = threading.Event()  # unary batches are taken at once and answered once this is set
         self.may_answer.set()
 
@@ -70,7 +71,8 @@ class FakeService(session_pb2_grpc.SessionServiceServicer, forecast_pb2_grpc.For
             session = session_pb2.Session(session_id=request.session_id, config=request.config, tags=request.tags)
             session.uid = f"uid-{len(self.sessions)}"
             session.config.horizon = request.config.horizon or 1
-            if not session.config.targets:
+            session.limits.credit_events = 1024
+            if not session.config.targets and not session.config.labels:
                 session.config.targets.extend(request.config.features)
             self.sessions[request.session_id] = Kept(session)
         return session_pb2.CreateSessionResponse(session=self._view(request.session_id), created=True)
@@ -102,6 +104,18 @@ class FakeService(session_pb2_grpc.SessionServiceServicer, forecast_pb2_grpc.For
             return forecast_pb2.IngestResponse(session_uid=kept.session.uid, result=result)
         except Refused as refused:
             refuse(context, refused)
+
+    def Label(self, request, context):
+        return self._unary(context, request, forecast_pb2.LabelResponse(accepted=len(request.sequences)))
+
+    def WarmStart(self, request, context):
+        return self._unary(context, request, forecast_pb2.WarmStartResponse(loss=[0.5], applied=1))
+
+    def _unary(self, context, request, answer):
+        self.asked.append(request)
+        if self.unary_script:
+            refuse(context, self.unary_script.popleft())
+        return answer
 
     def Watch(self, request, context):
         yield forecast_pb2.WatchResponse(session=self._view(request.session_id))
@@ -242,6 +256,8 @@ def outcomes(config: Any, first: int, count: int) -> forecast_pb2.Outcomes:
         loss=[0.25] * count,
         gradient_norm=[3.0] * count,
         clip_scale=[1.0] * count,
+        saturation=[0.125] * count,
+        update_ratio=[0.5] * count,
     )
 
 

@@ -13,9 +13,11 @@ from google.rpc import code_pb2
 
 import bptt_client
 from bptt.v1 import forecast_pb2
-from bptt_client import aio, aio_stream, answers, calls, client, config, errors, rows, stream
+from bptt_client import aio, aio_stream, answers, calls, client, config, errors, events, rows, stream
+from bptt_client.rows import Channels
 
 PUBLIC = [
+    "AlreadyStarted",
     "AsyncClient",
     "AsyncSessionHandle",
     "AsyncStream",
@@ -28,6 +30,11 @@ PUBLIC = [
     "DeadlineExceeded",
     "Forecast",
     "InvalidRequest",
+    "LabelConflict",
+    "LabelError",
+    "LabelResult",
+    "LabelTooOld",
+    "LabelUnknownSequence",
     "LimitReached",
     "MessageTooLarge",
     "NoEvents",
@@ -56,6 +63,7 @@ PUBLIC = [
     "Unavailable",
     "Update",
     "UpdateCounts",
+    "WarmStartResult",
     "Watch",
 ]
 
@@ -114,11 +122,11 @@ def test_the_tree_in_the_docstring_names_every_exception():
     ],
 )
 def test_rows_become_values_in_feature_order(row, expected):
-    assert rows.encode_row(row, ("a", "b")).tolist() == pytest.approx(expected, nan_ok=True)
+    assert rows.encode_row(row, Channels(("a", "b"))).tolist() == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_bare_number_is_a_row_of_one_feature():
-    assert rows.encode_row(7, ("a",)).tolist() == [7.0]
+    assert rows.encode_row(7, Channels(("a",))).tolist() == [7.0]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +135,7 @@ def test_a_bare_number_is_a_row_of_one_feature():
         ({"a": 1, "c": 2}, ValueError, "'c' is not a feature; features: a, b"),
         ({"a": "1.5"}, TypeError, "a is '1.5'"),
         ({1.0, 2.0}, TypeError, "not set, which has no order"),
-        (None, TypeError, "a row is a mapping, a sequence of numbers or a number, not NoneType"),
+        (None, TypeError, "a row of features is a mapping, a sequence of numbers or a number, not NoneType"),
         ([10**400, 1], ValueError, "a is beyond 1e308"),
         ({"b": -(10**400)}, ValueError, "b is beyond 1e308"),
         ((x for x in [1, "x"]), TypeError, "b is 'x'"),
@@ -141,7 +149,7 @@ def test_a_bare_number_is_a_row_of_one_feature():
 )
 def test_a_bad_row_is_refused_by_name(row, kind, words):
     with pytest.raises(kind, match=words):
-        rows.encode_row(row, ("a", "b"))
+        rows.encode_row(row, Channels(("a", "b")))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +198,7 @@ def test_a_time_that_cannot_be_exact_is_refused(time, kind):
 def test_rows_and_timestamps_that_differ_in_number_are_counted(given, timestamps, words):
     taken = []
     with pytest.raises(ValueError, match=f"{words}; allowed: one per row"):
-        taken.extend(row for row, _ in calls.paired(given, timestamps, 0))
+        taken.extend(row for row, *_ in events.paired(given, timestamps))
     assert not (taken and isinstance(given, list) and isinstance(timestamps, list))
 
 
@@ -209,8 +217,8 @@ def test_a_configuration_survives_the_way_there_and_back():
         ({"features": "abc"}, TypeError, "features is 'abc'; allowed: a list"),
         ({"horizons": 1}, ValueError, "'horizons' is not a field; allowed: features, targets, horizon"),
         ({"learner": {"cells": 1}}, ValueError, "'learner.cells' is not a field; allowed: cell, hidden"),
-        ({"learner": {"cell": "rnn"}}, ValueError, "learner.cell is 'rnn'; allowed: tanh, gru, lstm"),
-        ({"learner": {"cell": ["gru"]}}, ValueError, "allowed: tanh, gru, lstm"),
+        ({"learner": {"cell": "rnn"}}, ValueError, "learner.cell is 'rnn'; allowed: tanh, gru, lstm, relu"),
+        ({"learner": {"cell": ["gru"]}}, ValueError, "allowed: tanh, gru, lstm, relu"),
         ({"learner": 5}, TypeError, "allowed: a mapping"),
         ({"horizon": 1.5}, TypeError, "horizon is 1.5; allowed: a whole number"),
         ({"horizon": -1}, ValueError, "horizon is -1"),
@@ -267,7 +275,7 @@ def test_learn_one_numbers_events_and_reads_the_reply(handle):
     assert reply.forecast["b"].mean == [2000.0, 2010.0]
     assert reply.forecast.lower == [[1999.0], [2009.0]]
     assert (reply.forecast.horizon, reply.anomaly_score) == (2, 0.5)
-    assert reply.update == bptt_client.Update("applied", 0.25, 3.0, 1.0)
+    assert reply.update == bptt_client.Update("applied", 0.25, 3.0, 1.0, 0.125, 0.5)
     assert reply.update.applied
     assert handle.learn_one([3.0, 4.0]).update is None
     with pytest.raises(KeyError, match="targets: b"):

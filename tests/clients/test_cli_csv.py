@@ -14,10 +14,10 @@ DAY = 86_400 * 10**9
 
 @pytest.fixture
 def read(tmp_path):
-    def reader(text, features="all", time=None, time_format=None, missing=()):
+    def reader(text, features="all", time=None, time_format=None, missing=(), **columns):
         path = tmp_path / "data.csv"
         path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return csvfile.read(path, features, time, time_format, missing)
+        return csvfile.read(path, csvfile.Wanted(features, **columns), time, time_format, missing)
 
     return reader
 
@@ -83,6 +83,73 @@ def test_columns_in_the_order_asked_for_and_quoted_or_marked_files(read):
     assert read('"a","b"\n"1","2"\n').values.tolist() == [[1.0, 2.0]]
 
 
+# Text.
+
+
+def test_a_column_of_text_that_comes_again_is_categorical(read):
+    series = read("a,state,remark\n1,run,x\n2,idle,y\n3,run,z\n4,,\n5,idle,w\n")
+    assert series.features == ("a", "state")
+    assert series.symbols == {"state": ("idle", "run")}
+    assert series.values[:, 1].tolist() == pytest.approx([1.0, 0.0, 1.0, math.nan, 0.0], nan_ok=True)
+    assert series.notes == (
+        "column 'remark' holds no number and is left out",
+        "column 'state' holds text and is categorical: 2 symbols",
+    )
+
+
+def test_a_column_that_is_named_is_text_however_often_it_comes_and_a_label_is_no_feature(read):
+    text = "a,state,y\n1,run,p\n2,idle,q\n"
+    assert read(text, features="state").symbols == {"state": ("idle", "run")}
+    series = read(text, labels="y")
+    assert (series.features, series.labels, series.symbols) == (("a",), ("y",), {"y": ("p", "q")})
+    assert series.label_values.tolist() == [[0.0], [1.0]]
+    assert series.columns(["y", "a"]).tolist() == [[0.0, 1.0], [1.0, 2.0]]
+
+
+def test_numbers_are_text_where_that_is_asked_for(read):
+    text = "char,d\nr,1\n2,0\nr,1\n"
+    with pytest.raises(Problem, match="line 2: char is 'r'; allowed: a finite number"):
+        read(text)
+    assert read(text, categorical="char").symbols == {"char": ("2", "r")}
+    series = read(text, categorical="char", symbols={"d": ["0", "1", "2"]})
+    assert series.symbols == {"char": ("2", "r"), "d": ("0", "1", "2")}
+    assert series.values.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+
+
+def test_symbols_that_are_given_keep_their_order_and_are_all_there_are(read):
+    text = "s\nrun\nidle\n"
+    assert read(text, symbols={"s": ["run", "stop", "idle"]}).values.tolist() == [[0.0], [2.0]]
+    with pytest.raises(Problem, match="line 3: s is 'idle'; allowed: 'run', 'stop', or nothing"):
+        read(text, symbols={"s": ["run", "stop"]})
+
+
+def test_a_space_is_a_symbol_unless_the_file_pads_its_cells(read):
+    assert read('c\na\n" "\nb\na\n" "\nb\n').symbols == {"c": (" ", "a", "b")}
+    padded = read("x, c\n1, a\n2, \n3, b\n4, a\n5, b\n")
+    assert padded.symbols == {"c": ("a", "b")}
+    assert math.isnan(padded.values[1, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("s\n" + "".join(f"t{i}\n" for i in range(257)), {"features": "s"}, "s holds 257 different texts"),
+        ("s,a\nx,1\nx,2\n", {"features": "s"}, "s holds 1 different texts; allowed: 2..256"),
+        ("s,a\nx,1\n", {"labels": "z"}, "--labels names 'z', which is not a column"),
+        ("s,a\nx,1\n", {"labels": "all"}, "--labels is 'all'; allowed: names of columns"),
+        ("t,a\n2020-01-01,1\n", {"time": "t", "labels": "t"}, "--labels is 't'; allowed: names of columns other"),
+        ("s,a\nx,1\n", {"labels": "a", "features": "s,a"}, "--features names 'a', the column of times or a label"),
+    ],
+)
+def test_what_is_no_column_of_symbols_or_labels_is_named(read, text, options, words):
+    with pytest.raises(Problem) as caught:
+        read(text, **options)
+    assert words in str(caught.value)
+
+
+# What cannot be read.
+
+
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
@@ -130,4 +197,4 @@ def test_one_column_may_have_any_name(read):
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(Problem, match=r"none\.csv: No such file"):
-        csvfile.read(tmp_path / "none.csv", "all", None, None, ())
+        csvfile.read(tmp_path / "none.csv", csvfile.Wanted(), None, None, ())

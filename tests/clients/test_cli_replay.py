@@ -69,7 +69,7 @@ def test_replay_reports_exactly_what_it_promises(server, csv, tmp_path, capfd, s
     assert got["overall"] == got["per_target"]["wave"]
     assert 0 < got["per_horizon"]["1"]["persistence_mse"] < got["per_horizon"]["2"]["persistence_mse"]
     assert got["overall"]["seasonal_mse"] > 0
-    assert list(got["updates"]) == ["count", "skipped", "clipped"]
+    assert list(got["updates"]) == ["count", "skipped", "clipped", "saturation", "update_ratio", "gradient_by_lag"]
     assert got["updates"]["count"] + got["updates"]["skipped"] == 300
     assert got["events_per_second"] > 0
     assert 0 < got["latency_ms"]["p50"] <= got["latency_ms"]["p99"]
@@ -173,7 +173,7 @@ def test_an_interrupted_run_leaves_no_session_and_says_so(server, csv, monkeypat
         ),
         (["--targets", "name"], "--targets names 'name'"),
         (["--set", "hiden=3"], "'hiden' is not a setting; allowed: features"),
-        (["--set", "cell=rnn"], "learner.cell is 'rnn'; allowed: tanh, gru, lstm"),
+        (["--set", "cell=rnn"], "learner.cell is 'rnn'; allowed: tanh, gru, lstm, relu"),
         (["--set", "hidden=0"], "learner.hidden is 0; allowed: 1..512"),
         (["--set", "horizon=3"], "horizon is set by --horizon"),
         (["--score-from", "200", "--score-to", "100"], "--score-from 200 --score-to 100; allowed"),

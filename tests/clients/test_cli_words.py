@@ -12,7 +12,7 @@ from bptt_client.cli import report, sessions
 from bptt_client.cli.outputs import check_writable
 from bptt_client.cli.problems import Problem
 from bptt_client.cli.running import Run
-from bptt_client.cli.scoring import Scorer, Span, standard_deviations
+from bptt_client.cli.scoring import NumberScorer, Span, standard_deviations
 
 
 def printed(show, terminal=False, width=80):
@@ -40,7 +40,7 @@ def table(errors, fit_rows, horizon=1):
     ahead = np.arange(1, horizon + 1)
     mean = truth[:, None, :] + ahead[None, :, None] * truth[1] + np.asarray(errors)
     scale = standard_deviations(truth, fit_rows)
-    run = Run.empty(Scorer(truth, horizon, None, scale, Span(0, 20)), 20, len(errors))
+    run = Run.empty(NumberScorer(truth, horizon, None, scale, Span(0, 20)), 20, len(errors))
     run.scorer.add(0, mean, mean - 2.0, mean + 2.0)
     made = report.as_json(run, ("a", "b")[: len(errors)], horizon)
     fitted = None if fit_rows is None else f" over the first {fit_rows} rows"

@@ -7,12 +7,28 @@ import pytest
 import bptt_client
 from bptt.v1 import error_pb2, forecast_pb2
 from bptt_client.answers import Known
+from bptt_client.events import Given
 from bptt_client.feed import MAX_UNACKNOWLEDGED, Feed, Resume
+from bptt_client.rows import Channels
+
+
+def known(last_sequence=0, labels=()):
+    return Known(
+        session_id="s",
+        uid="uid",
+        features=Channels(("a",)),
+        labels=Channels(labels, word="label"),
+        targets=labels or ("a",),
+        symbols=(),
+        levels=(),
+        horizon=1,
+        credit_events=64,
+        last_sequence=last_sequence,
+    )
 
 
 def made(batch=4, live=False, in_flight=None, last_sequence=0, **resume):
-    known = Known("s", "uid", ("a",), ("a",), 1, last_sequence)
-    return Feed(known, "none", batch, live, in_flight, Resume(**resume))
+    return Feed(known(last_sequence), "none", batch, live, in_flight, Resume(**resume))
 
 
 def opened(feed, credit=64, most=16, last_sequence=0):
@@ -26,7 +42,7 @@ def opened(feed, credit=64, most=16, last_sequence=0):
 def fill(feed, rows):
     for _ in range(rows):
         assert feed.has_room()
-        feed.add(*feed.encode(1.0, None))
+        feed.add(feed.encode(Given(1.0)))
 
 
 def sent(feed, now=0.0):
@@ -212,4 +228,4 @@ def test_sizes_below_one_are_refused(wrong):
 
 def test_an_unknown_reply_mode_is_refused():
     with pytest.raises(ValueError, match="every, last, none"):
-        Feed(Known("s", "u", ("a",), ("a",), 1, 0), "all", 1, False, None, Resume())
+        Feed(known(), "all", 1, False, None, Resume())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bptt_core import Backend, Events, Fold, LearnerConfig, Outcomes, SessionConfig, Slot, select_backend
+from bptt_core.events import COLUMNS
 
-COLUMNS = ("mean", "lower", "upper", "anomaly_score", "update_result", "loss", "gradient_norm", "clip_scale")
-SESSION_FIELDS = {"targets", "horizon", "seasons", "period_ns", "coverage"}
+SESSION_FIELDS = {field.name for field in fields(SessionConfig)} - {"features", "learner"}
 
 
 @pytest.fixture(scope="session")

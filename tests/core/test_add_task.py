@@ -48,7 +48,7 @@ def test_a_window_that_holds_both_lags_learns_both(new_fold: Callable[[], Fold])
 
 def test_a_window_that_holds_the_first_lag_learns_that_one(new_fold: Callable[[], Fold]) -> None:
     (error,) = errors(new_fold(), window=3, seeds=(1,))
-    assert 0.170 <= error <= 0.195
+    assert 0.168 <= error <= 0.195  # .172 less three standard errors of the score
 
 
 def test_a_window_that_holds_neither_learns_neither(new_fold: Callable[[], Fold]) -> None:

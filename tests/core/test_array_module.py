@@ -15,13 +15,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import CELLS, LOSSES, Backend, Events, FieldError, Fold, Outcomes, select_backend
+from bptt_core import (
+    CELLS,
+    CLIPS,
+    OPTIMIZERS,
+    Backend,
+    Categorical,
+    Events,
+    FieldError,
+    Fold,
+    Labels,
+    Outcomes,
+    select_backend,
+)
+from bptt_core.config import NUMERIC_LOSSES
 
 FUNCTIONS = (
-    "add", "clip", "concatenate", "isfinite", "isnan", "matmul", "maximum", "minimum", "multiply", "sqrt", "stack",
+    "add", "ascontiguousarray", "clip", "concatenate", "exp", "isfinite", "isnan", "log", "log1p", "matmul", "maximum", "minimum", "multiply", "sign", "sqrt", "stack",
     "subtract", "tanh", "where",
 )  # fmt: skip
-CREATORS = ("empty", "empty_like", "full", "zeros", "zeros_like")
+CREATORS = ("arange", "empty", "empty_like", "full", "zeros", "zeros_like")
 BINARY = ("add", "sub", "mul", "truediv", "pow", "lt", "le", "gt", "ge", "eq", "ne", "and_", "or_", "matmul")
 IN_PLACE = ("iadd", "isub", "imul", "itruediv", "iand", "ior")
 UNARY = ("neg", "abs", "invert")
@@ -179,6 +192,7 @@ def stepped(backend: Backend, config: Any, values: np.ndarray) -> tuple[list[Out
     fold = Fold(backend)
     slots = [fold.create(config) for _ in range(5)]
     fold.delete(slots.pop(2))
+    symbolic = config.task == "classify"
     times = 10 * np.arange(len(values))
     times[60:] += 35
     outcomes = []
@@ -186,9 +200,13 @@ def stepped(backend: Backend, config: Any, values: np.ndarray) -> tuple[list[Out
         work = []
         for k, slot in enumerate(slots):
             here = slice(start, start + (8, 3, 8, 5)[k]) if k != 1 else slice(start, start + 8)
-            of_session = np.full_like(values, np.nan) if k == 2 else values * (k + 1)
-            work.append((slot, Events(of_session[here], times[here])))
+            of_session = np.full_like(values, np.nan) if k == 2 else values if symbolic else values * (k + 1)
+            labels = of_session[here, :1] if config.labels and k != 3 else None
+            episode = times[here] == 10 * 33
+            work.append((slot, Events(of_session[here], times[here], labels, episode)))
         outcomes += fold.step(work[: 4 - start // 8 % 3])
+        if config.labels:  # one label comes late
+            fold.label(slots[1], Labels(np.array([start // 8 + 1]), np.array([[1.0]])))
         if start == 40:
             fold.configure(slots[0], learning=False)
             slots[3] = fold.restore(fold.checkpoint(slots[3]))
@@ -196,11 +214,19 @@ def stepped(backend: Backend, config: Any, values: np.ndarray) -> tuple[list[Out
     return outcomes, [fold.checkpoint(slot) for slot in slots]
 
 
+BITS = Categorical("f0", ("no", "yes"))
+
 EACH_KIND = pytest.mark.parametrize(
     "kind",
     [
-        *({"cell": cell, "loss": loss, "horizon": 2} for cell in CELLS for loss in LOSSES),
+        *({"cell": cell, "horizon": 2, "layers": 2} for cell in CELLS),
+        *({"cell": "gru", "loss": loss, "horizon": 2} for loss in NUMERIC_LOSSES),
+        *({"cell": "tanh", "optimizer": optimizer, "weight_decay": 0.1} for optimizer in OPTIMIZERS),
+        *({"cell": "relu", "clip": clip, "clip_value": 0.01, "schedule": "inverse_sqrt"} for clip in CLIPS),
         {"cell": "lstm", "optimizer": "sgd", "stride": 3, "loss_span": 5, "anchor": "none", "clip_norm": 0.01},
+        {"task": "classify", "targets": ("f0", "f1"), "cell": "gru", "seasons": ()},
+        {"task": "classify", "targets": ("f0",), "categories": (BITS,), "horizon": 2, "seasons": ()},
+        {"task": "regress", "labels": ("y",), "targets": (), "loss_span": 3, "seasons": ()},
     ],
     ids=lambda kind: "-".join(map(str, kind.values())),
 )
@@ -220,6 +246,8 @@ def test_the_stand_in_computes_the_same_bits(
     outcome_bits: Any,
 ) -> None:
     config, values = config_of(make_config, kind), random_walks(96, 2, missing=0.1)
+    if config.task == "classify":
+        values = np.where(np.isnan(values), np.nan, values > 0)
     expected, expected_bytes = stepped(numpy_backend, config, values)
     found, found_bytes = stepped(stand_in, config, values)
     assert [outcome_bits(o) for o in found] == [outcome_bits(o) for o in expected]
@@ -232,6 +260,8 @@ def test_cupy_agrees_with_numpy(
     kind: dict[str, Any], gpu: Backend, numpy_backend: Backend, make_config: Any, random_walks: Any
 ) -> None:
     config, values = config_of(make_config, kind), random_walks(96, 2, missing=0.1)
+    if config.task == "classify":
+        values = np.where(np.isnan(values), np.nan, values > 0)
     expected, _ = stepped(numpy_backend, config, values)
     found, found_bytes = stepped(gpu, config, values)
     for ours, theirs in zip(found, expected, strict=True):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
 
-from bptt_core import FieldError, Fold, LearnerConfig, SessionConfig, check_learning_rate
+from bptt_core import Categorical, FieldError, Fold, LearnerConfig, SessionConfig, check_learning_rate
 
 LEARNER = LearnerConfig()
 SESSION = SessionConfig(features=("a", "b"))
+
+STATE = Categorical("b", ("on", "off"))
+NEXT_STATE: dict[str, Any] = {"task": "classify", "categories": (STATE,)}
+REGRESS: dict[str, Any] = {"task": "regress", "labels": ("y",)}
 
 BAD = [
     # field, allowed, changes of the session, changes of the learner
@@ -35,7 +39,7 @@ BAD = [
     ("coverage", "0.5..0.99", {"coverage": 1.0}, {}),
     ("coverage", "0.5..0.99", {"coverage": float("nan")}, {}),
     ("coverage", "0.5..0.99", {"coverage": "0.9"}, {}),
-    ("learner.cell", "tanh, gru, lstm", {}, {"cell": "LSTM"}),
+    ("learner.cell", "tanh, relu, gru, lstm", {}, {"cell": "LSTM"}),
     ("learner.hidden", "1..512", {}, {"hidden": 0}),
     ("learner.hidden", "1..512", {}, {"hidden": 513}),
     ("learner.window", "2..1024", {}, {"window": 1}),  # k2 ≤ H
@@ -47,10 +51,10 @@ BAD = [
     ("learner.loss_span", "1..32", {}, {"loss_span": 0}),
     ("learner.loss_span", "1..32", {}, {"loss_span": 33}),
     ("learner.loss_span", "4..32", {}, {"stride": 4, "loss_span": 3}),
-    ("learner.loss", "squared, huber", {}, {"loss": "mse"}),
+    ("learner.loss", "squared, absolute, huber, student_t, pinball, gaussian", {}, {"loss": "mse"}),
     ("learner.huber_delta", "0.001..1000", {}, {"huber_delta": 0}),
     ("learner.anchor", "last_value, none", {}, {"anchor": ""}),
-    ("learner.optimizer", "adam, sgd", {}, {"optimizer": "rmsprop"}),
+    ("learner.optimizer", "sgd, momentum, nesterov, rmsprop, adam, adamw", {}, {"optimizer": "lion"}),
     ("learner.learning_rate", "1e-08..10", {}, {"learning_rate": 0.0}),
     ("learner.learning_rate", "1e-08..10", {}, {"learning_rate": 11}),
     ("learner.learning_rate", "1e-08..10", {}, {"learning_rate": float("inf")}),
@@ -59,6 +63,70 @@ BAD = [
     ("learner.seed", "0..", {}, {"seed": -1}),
     ("learner.seed", "0..", {}, {"seed": 2**63}),
     ("learner.seed", "0..", {}, {"seed": None}),
+    ("learner.layers", "1..4", {}, {"layers": 0}),
+    ("learner.layers", "1..4", {}, {"layers": 5}),
+    ("learner.window", "1..1024", REGRESS, {"window": 0}),  # with labels nothing must lie ahead
+    ("learner.student_dof", "1..1000", {}, {"student_dof": 0.9}),
+    ("learner.quantiles", "0.001..0.999", {}, {"quantiles": (0.0, 0.5)}),
+    ("learner.quantiles", "0.001..0.999", {}, {"quantiles": (0.5, float("nan"))}),
+    ("learner.quantiles", "0.001..0.999", {}, {"quantiles": ("median",)}),
+    ("learner.quantiles", "1..9 levels, rising", {}, {"quantiles": (0.5, 0.1)}),
+    ("learner.quantiles", "1..9 levels, rising", {}, {"quantiles": (0.5, 0.5)}),
+    ("learner.quantiles", "1..9 levels, rising", {}, {"quantiles": tuple(k / 20 for k in range(1, 11))}),
+    ("learner.beta1", "0..0.9999", {}, {"beta1": 1.0}),
+    ("learner.beta1", "0..0.9999", {}, {"beta1": -0.1}),
+    ("learner.beta2", "0..0.99999", {}, {"beta2": 1.0}),
+    ("learner.weight_decay", "0..10", {}, {"weight_decay": -1e-9}),
+    ("learner.weight_decay", "0..10", {}, {"weight_decay": 10.1}),
+    ("learner.learning_rate", "less than 1 / weight_decay, 0.5", {}, {"learning_rate": 0.5, "weight_decay": 2.0}),
+    ("learner.schedule", "constant, inverse_sqrt, inverse", {}, {"schedule": "cosine"}),
+    ("learner.warmup_updates", "0..1000000", {}, {"warmup_updates": -1}),
+    ("learner.warmup_updates", "0..1000000", {}, {"warmup_updates": 10**6 + 1}),
+    ("learner.decay_updates", "1..1000000000", {}, {"decay_updates": 0}),
+    ("learner.decay_updates", "1..1000000000", {}, {"decay_updates": 1.5}),
+    ("learner.rate_floor", "0..1", {}, {"rate_floor": 1.01}),
+    ("learner.clip", "norm, value, quantile, off", {}, {"clip": "none"}),
+    ("learner.clip_value", "1e-06..1e+06", {}, {"clip_value": 0}),
+    ("learner.clip_quantile", "0.01..1", {}, {"clip_quantile": 0.001}),
+    ("learner.input_init", "uniform, glorot, he, orthogonal", {}, {"input_init": "identity"}),
+    ("learner.recurrent_init", "orthogonal, identity", {}, {"recurrent_init": "xavier"}),
+    ("learner.recurrent_gain", "0.01..10", {}, {"recurrent_gain": 0}),
+    ("learner.bias_init", "forget, chrono", {}, {"bias_init": "zero"}),
+    ("learner.bias_init", "forget, as relu has no gates", {}, {"cell": "relu", "bias_init": "chrono"}),
+    ("learner.forget_bias", "-10..10", {}, {"forget_bias": 11}),
+    ("task", "forecast, regress, classify", {"task": "predict"}, {}),
+    ("labels", "none, with task forecast", {"labels": ("y",)}, {}),
+    ("labels", "1..64 names, with task regress", {"task": "regress"}, {}),
+    ("labels", "names that are no features", {"task": "regress", "labels": ("y", "a")}, {}),
+    ("labels", "distinct names", {"task": "regress", "labels": ("y", "y")}, {}),
+    ("targets", "none, as there are labels", REGRESS | {"targets": ("a",)}, {}),
+    ("targets", "at least a numeric feature", {"categories": (STATE, replace(STATE, channel="a"))}, {}),
+    ("targets", "a categorical feature, or labels", {"task": "classify"}, {}),
+    ("targets", "numeric features ['a'], with task forecast", {"categories": (STATE,), "targets": ("b",)}, {}),
+    ("targets", "one categorical feature, or numeric ones in 0..1", NEXT_STATE | {"targets": ("a", "b")}, {}),
+    ("horizon", "1..1", REGRESS | {"horizon": 2}, {}),
+    ("seasons", "none, unless the task is forecast", REGRESS | {"seasons": (7,)}, {}),
+    ("categories", "one entry per feature or label", {"categories": (STATE, STATE)}, {}),
+    ("categories", "features and labels", {"categories": (replace(STATE, channel="y"),)}, {}),
+    ("categories", "features, with task regress", REGRESS | {"categories": (replace(STATE, channel="y"),)}, {}),
+    ("categories[b].symbols", "2..256 distinct", {"categories": (replace(STATE, symbols=("on",)),)}, {}),
+    ("categories[b].symbols", "2..256 distinct", {"categories": (replace(STATE, symbols=("on", "on")),)}, {}),
+    ("categories[b].symbols", "2..256", {"categories": (replace(STATE, symbols=tuple(map(str, range(257)))),)}, {}),
+    ("categories[b].symbols", "1..64 characters", {"categories": (replace(STATE, symbols=("on", "")),)}, {}),
+    ("categories[b].symbols", "1..64 characters", {"categories": (replace(STATE, symbols=("on", "x" * 65)),)}, {}),
+    ("categories[b].symbols", "1..64 characters", {"categories": (replace(STATE, symbols=("on", 0)),)}, {}),
+    ("label_age", "0..65536", REGRESS | {"label_age": -1}, {}),
+    ("label_age", "0..65536", REGRESS | {"label_age": 65_537}, {}),
+    ("scaling", "online, fixed", {"scaling": "robust"}, {}),
+    ("means", "none, unless scaling is fixed", {"means": (0.0, 0.0)}, {}),
+    ("means", "3, one per feature and label", REGRESS | {"scaling": "fixed", "means": (0.0, 0.0)}, {}),
+    ("means", "-1e+100..1e+100", {"scaling": "fixed", "means": (0.0, float("nan"))}, {}),
+    ("deviations", "none, unless scaling is fixed", {"deviations": (1.0, 1.0)}, {}),
+    ("deviations", "1e-100..1e+100", {"scaling": "fixed", "deviations": (1.0, 0.0)}, {}),
+    ("learner.loss", "squared, absolute, huber, student_t, pinball, gaussian", {}, {"loss": "softmax"}),
+    ("learner.loss", "softmax, sigmoid", NEXT_STATE, {"loss": "squared"}),
+    ("learner.loss", "softmax, as 'b' is categorical", NEXT_STATE, {"loss": "sigmoid"}),
+    ("learner.loss", "one categorical target or label", {"task": "classify", "labels": ("y",)}, {"loss": "softmax"}),
 ]
 
 
@@ -76,6 +144,12 @@ def test_a_bad_value_is_named(
     assert str(caught.value) == f"{field} is {caught.value.value}; allowed: {caught.value.allowed}"
     assert len(str(caught.value)) < 300
     assert not fold._slabs, "something was made"
+
+
+def test_every_field_is_checked() -> None:
+    named = {field.split("[")[0] for field, *_ in BAD}
+    assert {f"learner.{f.name}" for f in fields(LearnerConfig)} <= named
+    assert {f.name for f in fields(SessionConfig)} - {"learner"} <= named
 
 
 def test_sizes_that_are_allowed_alone_may_be_too_much_together(fold: Fold) -> None:
@@ -100,6 +174,46 @@ def test_defaults_that_depend_on_other_fields() -> None:
     assert replace(SESSION, horizon=24).validated().learner.window == 40
     assert replace(SESSION, learner=LearnerConfig(stride=5)).validated().learner.loss_span >= 5
     assert config.validated() == config, "validating twice changes nothing"
+
+
+def test_defaults_of_the_tasks() -> None:
+    forecast = SESSION.validated()
+    assert (forecast.learner.loss, forecast.learner.anchor, forecast.ahead) == ("squared", "last_value", 1)
+    assert (forecast.means, forecast.deviations, forecast.label_age) == ((), (), None)
+    assert replace(SESSION, categories=(STATE,)).validated().targets == ("a",), "symbols are not forecast as numbers"
+
+    regress = replace(SESSION, **REGRESS).validated()
+    assert (regress.targets, regress.predicted, regress.ahead, regress.target_indices) == ((), ("y",), 0, ())
+    assert (regress.learner.loss, regress.learner.anchor, regress.label_age) == ("squared", "none", 32)
+    assert replace(SESSION, **REGRESS, learner=LearnerConfig(anchor="last_value", window=1)).validated().label_age == 1
+
+    following = replace(SESSION, **NEXT_STATE).validated()
+    assert (following.targets, following.learner.loss, following.learner.anchor) == (("b",), "softmax", "none")
+    binary = SessionConfig(("a", "b"), task="classify", labels=("y", "z")).validated()
+    assert (binary.learner.loss, binary.learner.anchor) == ("sigmoid", "none")
+    numeric = replace(SESSION, task="classify", targets=("a", "b")).validated()
+    assert numeric.learner.loss == "sigmoid"
+    state = SessionConfig(("a",), task="classify", labels=("b",), categories=(STATE,)).validated()
+    assert (state.learner.loss, state.symbols("b"), state.symbols("a")) == ("softmax", ("on", "off"), ())
+    for config in (forecast, regress, following, binary, numeric, state):
+        assert config.validated() == config, "validating twice changes nothing"
+        assert SessionConfig.from_plain(asdict(config)) == config
+
+
+def test_defaults_of_the_learner() -> None:
+    for optimizer, beta2, decay in (("adam", 0.999, 0.0), ("rmsprop", 0.99, 0.0), ("adamw", 0.999, 0.01)):
+        learner = replace(SESSION, learner=LearnerConfig(optimizer=optimizer)).validated().learner
+        assert (learner.beta2, learner.weight_decay) == (beta2, decay)
+    for loss, quantiles in (("squared", ()), ("pinball", (0.05, 0.5, 0.95)), ("gaussian", (0.05, 0.5, 0.95))):
+        assert replace(SESSION, learner=LearnerConfig(loss=loss)).validated().learner.quantiles == quantiles
+
+
+def test_fixed_scaling_has_a_number_for_every_feature_and_label() -> None:
+    config = replace(SESSION, **REGRESS, scaling="fixed").validated()
+    assert (config.means, config.deviations) == ((0.0,) * 3, (1.0,) * 3)
+    given = replace(config, means=(1.0, 2.0, 3.0)).validated()
+    assert (given.means, given.deviations) == ((1.0, 2.0, 3.0), (1.0,) * 3)
+    assert replace(SESSION, scaling="fixed").validated().learner.anchor == "none"
 
 
 def test_targets_keep_their_order() -> None:

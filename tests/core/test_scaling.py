@@ -10,21 +10,26 @@ import pytest
 from bptt_core import scaling
 from bptt_core.slab import Rows, Slab
 
+NO_LABELS, EVENT = np.empty((1, 0)), np.array([True])
+
 
 def new_rows(shape: scaling.ScalingShape) -> Rows:
     slab = Slab(np, scaling.fields(shape))
     return slab.take(np.array([slab.allocate()]))
 
 
-def shape_of(features: int = 1, targets: tuple[int, ...] = (0,), horizon: int = 1, anchor: str = "last_value") -> Any:
-    return scaling.ScalingShape(features, targets, horizon, anchor)
+def shape_of(
+    features: int = 1, targets: tuple[int, ...] = (0,), horizon: int = 1, anchor: str = "last_value", **more: Any
+) -> scaling.ScalingShape:
+    rest = {"symbols": (0,) * features, "labels": 0, "fixed": False, "numeric": True, "slots": horizon} | more
+    return scaling.ScalingShape(features=features, targets=targets, horizon=horizon, anchor=anchor, **rest)
 
 
 def feed(shape: scaling.ScalingShape, values: np.ndarray, rows: Rows | None = None) -> list[scaling.Scaled]:
     """One session's steps; what is kept of each is its own copy."""
     rows = new_rows(shape) if rows is None else rows
     with np.errstate(all="ignore"):
-        return [scaling.step(shape, rows, value[None]) for value in values]
+        return [scaling.step(shape, rows, value[None], NO_LABELS, EVENT) for value in values]
 
 
 def hostile(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -43,7 +48,7 @@ def test_inputs_and_targets_are_bounded_and_inputs_are_finite(seed: int) -> None
         assert np.isfinite(scaled.inputs).all()
         assert np.abs(scaled.inputs).max() <= 10
         with np.errstate(all="ignore"):
-            targets = scaling.learner_targets(scaled)
+            targets = scaling.learner_targets(shape, scaled)
         assert not (np.abs(targets) > 10).any()
 
 
@@ -88,7 +93,7 @@ def test_a_constant_series(constant: float) -> None:
         assert (scaled.inputs == 0).all()
         assert (scaled.anchor == constant).all()
         with np.errstate(all="ignore"):
-            targets = scaling.learner_targets(scaled)
+            targets = scaling.learner_targets(shape, scaled)
         assert ((targets == 0) | np.isnan(targets)).all()
     assert (targets == 0).all()
 
@@ -146,7 +151,7 @@ def test_targets_use_the_anchor_and_the_scale_known_when_the_pair_was_made() -> 
             np.testing.assert_allclose(scaled.scale[0, h - 1, 0], scale[t, h], rtol=1e-6)
         with np.errstate(all="ignore"):
             ratio = scaled.residual / scaled.residual_scale
-        np.testing.assert_equal(scaling.learner_targets(scaled), np.clip(ratio, -10, 10).reshape(1, -1))
+        np.testing.assert_equal(scaling.learner_targets(shape, scaled), np.clip(ratio, -10, 10).reshape(1, -1))
 
 
 def test_without_an_anchor_the_level_is_forecast() -> None:
@@ -161,7 +166,126 @@ def test_a_jump_forgets_the_pairs_that_wait() -> None:
     shape = shape_of(horizon=3)
     rows = new_rows(shape)
     feed(shape, np.arange(20.0)[:, None] ** 2, rows)
-    scaling.clear(rows, np.array([True]))
+    scaling.clear(shape, rows, np.array([True]))
     (scaled,) = feed(shape, np.array([[3.0]]), rows)
     assert np.isnan(scaled.residual).all()
     assert not np.isnan(scaled.scale).any()
+
+
+@pytest.mark.parametrize("gap", [0, 1, 3])
+def test_no_difference_is_formed_across_a_break(gap: int) -> None:
+    """The step after it, or the first that has a value, sees none and moves no statistic; the next one does."""
+    shape = shape_of(2, (0,))
+    rows = new_rows(shape)
+    feed(shape, np.random.default_rng(7).standard_normal((30, 2)), rows)
+    scaling.clear(shape, rows, np.array([True]))
+    before = rows["difference_square"].copy()
+    missing = np.tile([[np.nan, 0.0]], (gap, 1))
+    feed(shape, missing, rows)
+    (scaled,) = feed(shape, np.array([[50.0, 1.0]]), rows)
+    assert scaled.inputs[0, 2] == 0
+    assert rows["difference_square"][0, 0] == before[0, 0]
+    assert scaled.last.tolist() == [[50.0]], "the anchor is still the last value"
+    (scaled,) = feed(shape, np.array([[51.0, 1.0]]), rows)
+    assert scaled.inputs[0, 2] > 0
+
+
+def test_a_break_of_one_session_is_no_business_of_the_others() -> None:
+    shape = shape_of(2, (0, 1), horizon=2)
+    values = np.random.default_rng(8).standard_normal((40, 2, 2))
+    slab = Slab(np, scaling.fields(shape))
+    both = slab.take(np.array([slab.allocate(), slab.allocate()]))
+    alone = new_rows(shape)
+    labels, event = np.empty((2, 0)), np.ones(2, bool)
+    with np.errstate(all="ignore"):
+        for t, value in enumerate(values):
+            if t == 20:
+                scaling.clear(shape, both, np.array([False, True]))
+            together = scaling.step(shape, both, value, labels, event)
+            (own,) = feed(shape, value[:1], alone)
+            for name, ours in own._asdict().items():
+                assert getattr(together, name)[:1].tobytes() == ours.tobytes(), name
+            assert np.isnan(together.residual[1]).all() == (t in {0, 20})
+
+
+def test_without_differences_the_level_enters_in_full() -> None:
+    values = np.random.default_rng(9).standard_normal((50, 2)) * [1, 100] + 3
+    (with_differences,) = feed(shape_of(2), values)[-1:]
+    (level_only,) = feed(shape_of(2, anchor="none"), values)[-1:]
+    assert with_differences.inputs.shape == (1, 6)
+    assert level_only.inputs.shape == (1, 4)
+    expected = (values[-1] - values.mean(axis=0)) / values.std(axis=0)
+    np.testing.assert_allclose(level_only.inputs[0], [*expected, 0, 0], rtol=1e-9)
+    np.testing.assert_allclose(with_differences.inputs[0, :2], 0.3 * expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_symbols_enter_one_hot_behind_the_numbers(fixed: bool) -> None:
+    """And the numbers are scaled as if they were alone."""
+    shape = shape_of(4, (3,), horizon=2, symbols=(3, 0, 2, 0), fixed=fixed)
+    numbers = shape_of(2, (1,), horizon=2, fixed=fixed)
+    rng = np.random.default_rng(10)
+    values = rng.standard_normal((60, 4))
+    values[:, 0], values[:, 2] = rng.integers(0, 3, 60), rng.integers(0, 2, 60)
+    values[rng.random((60, 4)) < 0.2] = np.nan
+    rows, rows_of_numbers = new_rows(shape), new_rows(numbers)
+    if fixed:
+        rows["given_deviation"][...] = rows_of_numbers["given_deviation"][...] = 1
+    for scaled, alone, value in zip(
+        feed(shape, values, rows), feed(numbers, values[:, [1, 3]], rows_of_numbers), values, strict=True
+    ):
+        codes = [float(value[feature] == code) for feature, count in ((0, 3), (2, 2)) for code in range(count)]
+        assert scaled.inputs[0, -5:].tolist() == codes
+        assert scaled.inputs.shape == (1, shape.inputs)
+        for name, expected in alone._asdict().items():
+            found = scaled.inputs[:, :-5] if name == "inputs" else getattr(scaled, name)
+            assert found.tobytes() == expected.tobytes(), name
+
+
+@pytest.mark.parametrize("anchor", ["none", "last_value"])
+def test_fixed_scaling_is_the_given_formula_and_nothing_else(anchor: str) -> None:
+    horizon, n = 2, 40
+    mean, deviation = np.array([3.0, -1.0, 0.5]), np.array([2.0, 1e-9, 10.0])
+    values = np.random.default_rng(11).standard_normal((n, 3)) * deviation + mean
+    values[5] = np.nan
+    values[9, 1] = 4.0
+    shape = shape_of(3, (2, 0), horizon=horizon, anchor=anchor, fixed=True)
+    rows = new_rows(shape)
+    rows["given_mean"][...], rows["given_deviation"][...] = mean, deviation
+    for t, scaled in enumerate(feed(shape, values, rows)):
+        expected = np.nan_to_num(np.clip((values[t] - mean) / deviation, -1e6, 1e6), nan=0.0)
+        np.testing.assert_array_equal(scaled.inputs[0], expected)
+        assert (scaled.scale[0] == deviation[[2, 0]]).all()
+        held = values[t - 1 if t == 5 else t, [2, 0]]
+        np.testing.assert_array_equal(scaled.anchor[0], mean[[2, 0]] if anchor == "none" else held)
+        np.testing.assert_array_equal(scaled.last[0], held)
+        for h in range(1, horizon + 1):
+            held = values[t - h - (t - h == 5), [2, 0]]
+            anchors = mean[[2, 0]] if anchor == "none" else held
+            target = (values[t, [2, 0]] - anchors) / deviation[[2, 0]] if t >= h else [np.nan] * 2
+            found = scaling.learner_targets(shape, scaled).reshape(horizon, 2)[h - 1]
+            np.testing.assert_allclose(found, target, rtol=1e-12)
+
+
+def test_with_fixed_scaling_a_target_may_be_far_out() -> None:
+    shape = shape_of(anchor="none", fixed=True)
+    rows = new_rows(shape)
+    rows["given_deviation"][...] = 1e-3
+    found = [scaling.learner_targets(shape, scaled)[0, 0] for scaled in feed(shape, np.array([[0], [50], [1e9]]), rows)]
+    np.testing.assert_allclose(found, [np.nan, 50e3, 1e6])
+
+
+def test_codes_are_targets_as_they_are() -> None:
+    """For every horizon whose step lies in the stream, and after a break in what came since."""
+    shape = shape_of(2, (1,), horizon=3, symbols=(0, 40), numeric=False, anchor="none")
+    codes = np.random.default_rng(12).integers(0, 40, 12).astype(float)
+    codes[4] = np.nan
+    rows, begin = new_rows(shape), 0
+    for t, code in enumerate(codes):
+        if t == 7:
+            scaling.clear(shape, rows, np.array([True]))
+            begin = t
+        (scaled,) = feed(shape, np.array([[0.0, code]]), rows)
+        expected = [code if t - h >= begin else np.nan for h in (1, 2, 3)]
+        np.testing.assert_array_equal(scaling.learner_targets(shape, scaled)[0], expected)
+        np.testing.assert_array_equal(scaled.observed, [[code]])

@@ -14,7 +14,6 @@ import pytest
 
 from bptt_core import UpdateResult, tbptt
 from bptt_core.cells import CELLS
-from bptt_core.optimizers import OPTIMIZERS
 from bptt_core.slab import Rows, Slab
 
 D, H = 2, 3
@@ -25,26 +24,36 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
 
 
-def unpack(cell: str, row: np.ndarray, outputs: int) -> list[np.ndarray]:
-    """Weights in the documented order: wx, wh, b, (bh), wo, bo."""
-    gates = {"tanh": 1, "gru": 3, "lstm": 4}[cell]
-    shapes = [(D, gates * H), (H, gates * H), (gates * H,)] + [(H,)] * (cell == "gru") + [(H, outputs), (outputs,)]
+def unpack(shape: tbptt.LearnerShape, row: np.ndarray) -> list[list[np.ndarray]]:
+    """Weights in the documented order: per layer wx, wh, b, (bh); last the readout's wo, bo."""
+    gates = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}[shape.cell]
+    layers = [
+        [(D if layer == 0 else H, gates * H), (H, gates * H), (gates * H,)] + [(H,)] * (shape.cell == "gru")
+        for layer in range(shape.layers)
+    ]
+    outputs = shape.horizon * shape.targets
     weights, start = [], 0
-    for shape in shapes:
-        size = int(np.prod(shape))
-        weights.append(row[start : start + size].reshape(shape))
-        start += size
+    for shapes in [*layers, [(H, outputs), (outputs,)]]:
+        part = []
+        for size in shapes:
+            stop = start + int(np.prod(size))
+            part.append(row[start:stop].reshape(size))
+            start = stop
+        weights.append(part)
     assert start == len(row)
     return weights
 
 
 def next_carry(cell: str, weights: list[np.ndarray], x: np.ndarray, carry: np.ndarray) -> np.ndarray:
-    """One step of the textbook equations, gate by gate; `carry` is [1, H], for LSTM [2, H]."""
+    """One step of one layer by the textbook equations, gate by gate; `carry` is [1, H], for LSTM [2, H]."""
     wx, wh, b = weights[:3]
     h = carry[0]
     part = [slice(k * H, (k + 1) * H) for k in range(4)]
     if cell == "tanh":
         return np.tanh(x @ wx + b + h @ wh)[None]
+    if cell == "relu":
+        z = x @ wx + b + h @ wh
+        return np.where(z.real > 0, z, 0)[None]
     if cell == "gru":
         bh = weights[3]
         r, z = (sigmoid(x @ wx[:, p] + b[p] + h @ wh[:, p]) for p in part[:2])
@@ -56,13 +65,13 @@ def next_carry(cell: str, weights: list[np.ndarray], x: np.ndarray, carry: np.nd
 
 
 class Oracle:
-    """One learner, event by event, with squared error."""
+    """One learner, event by event, with squared error. Horizon 0 is the label of the step itself (ahead = 0)."""
 
     def __init__(self, shape: tbptt.LearnerShape, params: np.ndarray) -> None:
         self.shape, self.params = shape, params
-        self.carry = self.boundary = np.zeros((2 if shape.cell == "lstm" else 1, H))
+        self.carry = self.boundary = np.zeros((shape.layers, 2 if shape.cell == "lstm" else 1, H))
         self.xs: list[np.ndarray] = []
-        self.pairs: dict[tuple[int, int], np.ndarray] = {}  # (step, horizon) → target of every output
+        self.pairs: dict[tuple[int, int, int], tuple[float, int]] = {}  # (step, horizon, o) → target, arrived at
         self.start = self.since = self.updates = 0
         self.m = self.v = np.zeros_like(params)
 
@@ -70,45 +79,63 @@ class Oracle:
         """Returns the outputs [K] after this event; `arrived` is [horizon, targets]."""
         shape, now = self.shape, len(self.xs)
         self.xs.append(x)
-        for h in range(1, shape.horizon + 1):
-            self.pairs[now - h, h] = arrived[h - 1]
-        if now - self.start == shape.window + 1:
+        if now - self.start == shape.window + shape.ahead:
             self.boundary = self.forward(self.params, self.start + 1)[-1]
             self.start += 1
+        moved = self.next(self.weights(self.params), x, self.carry)
+        before = self.outputs(moved)
+        for (k, o), target in np.ndenumerate(arrived):
+            self.pairs[now - k - shape.ahead, k + shape.ahead, o] = target, now
         self.since += 1
-        if self.since < shape.stride:
-            self.carry = next_carry(shape.cell, self.weights(self.params), x, self.carry)
-        else:
+        updated = False
+        if self.since == shape.stride:
             self.since = 0
-            self.update(now)
-        *_, wo, bo = self.weights(self.params)
-        return self.carry[0] @ wo + bo
+            updated = self.update(now)
+        if not updated:
+            self.carry = moved if shape.ahead == 0 else self.next(self.weights(self.params), x, self.carry)
+        return before if shape.ahead == 0 else self.outputs(self.carry)
 
-    def weights(self, params: np.ndarray) -> list[np.ndarray]:
-        return unpack(self.shape.cell, params, self.shape.outputs)
+    def late(self, back: int, labels: np.ndarray) -> None:
+        """Labels of an earlier step; NaN: not known."""
+        newest = len(self.xs) - 1
+        for o, label in enumerate(labels):
+            if not np.isnan(label):
+                self.pairs[newest - back, 0, o] = label, newest + 1
+
+    def weights(self, params: np.ndarray) -> list[list[np.ndarray]]:
+        return unpack(self.shape, params)
+
+    def next(self, weights: list[list[np.ndarray]], x: np.ndarray, carry: np.ndarray) -> np.ndarray:
+        after = []
+        for layer in range(self.shape.layers):
+            after.append(next_carry(self.shape.cell, weights[layer], x, carry[layer]))
+            x = after[-1][0]
+        return np.stack(after)
+
+    def outputs(self, carry: np.ndarray, params: np.ndarray | None = None) -> np.ndarray:
+        wo, bo = self.weights(self.params if params is None else params)[-1]
+        return carry[-1][0] @ wo + bo
 
     def forward(self, params: np.ndarray, stop: int) -> list[np.ndarray]:
         """The carries after rows start … stop − 1, beginning with the one before them."""
         carries, weights = [self.boundary], self.weights(params)
         for x in self.xs[self.start : stop]:
-            carries.append(next_carry(self.shape.cell, weights, x, carries[-1]))
+            carries.append(self.next(weights, x, carries[-1]))
         return carries
 
     def loss(self, params: np.ndarray, now: int) -> Any:
         """Mean over the pairs that arrived in the last L events and whose step is in the window; None without any."""
         shape, carries = self.shape, self.forward(params, now + 1)
-        *_, wo, bo = self.weights(params)
         errors = []
-        for (s, h), target in self.pairs.items():
-            if s >= self.start and now - shape.loss_span < s + h <= now:
-                y = (carries[s - self.start + 1][0] @ wo + bo).reshape(shape.horizon, shape.targets)[h - 1]
-                errors += [e * e for e in y - target if not np.isnan(e)]
+        for (s, h, o), (target, arrived_at) in self.pairs.items():
+            if s >= self.start and now - shape.loss_span < arrived_at <= now and not np.isnan(target):
+                ys = self.outputs(carries[s - self.start + 1], params).reshape(shape.horizon, shape.targets)
+                errors.append((ys[h - shape.ahead, o] - target) ** 2)
         return sum(errors) / len(errors) if errors else None
 
-    def update(self, now: int) -> None:
+    def update(self, now: int) -> bool:
         if self.loss(self.params, now) is None:
-            self.carry = next_carry(self.shape.cell, self.weights(self.params), self.xs[-1], self.carry)
-            return
+            return False
         gradient, tiny = np.zeros_like(self.params), 1e-30
         for k in range(len(self.params)):
             moved = self.params.astype(complex)
@@ -126,25 +153,32 @@ class Oracle:
             m, v = self.m / (1 - 0.9**self.updates), self.v / (1 - 0.999**self.updates)
             self.params = self.params - RATE * m / (np.sqrt(v) + 1e-8)
         self.carry = carries[-1]
-        oldest = max(self.start, now + self.shape.stride - self.shape.window)  # of the next update's window
+        newest_then = now + self.shape.stride
+        oldest = max(self.start, newest_then + 1 - self.shape.window - self.shape.ahead)  # of the next update's window
         self.boundary = carries[oldest - self.start]
         self.start = oldest
+        return True
+
+    @property
+    def flat_carries(self) -> list[np.ndarray]:
+        return [carry.reshape(-1, H) for carry in (self.carry, self.boundary)]
 
 
 def learners(shape: tbptt.LearnerShape, params: np.ndarray, dtype: type = np.float64) -> tuple[Rows, Rows]:
     """Fresh rows (device, host) of `len(params)` learners."""
-    slabs = Slab(np, tbptt.device_fields(shape, dtype)), Slab(np, tbptt.host_fields())
+    slabs = Slab(np, tbptt.device_fields(shape, dtype)), Slab(np, tbptt.host_fields(shape))
     slots = [[slab.allocate() for _ in params] for slab in slabs]
     device, host = (slab.take(np.array(index)) for slab, index in zip(slabs, slots, strict=True))
     device["params"][...] = params
-    host["learning_rate"][...], host["clip_norm"][...], host["huber_delta"][...] = RATE, CLIP, 1
+    host["learning_rate"][...], host["clip_limit"][...] = RATE, CLIP
     return device, host
 
 
 def learner_shape(**given: Any) -> tbptt.LearnerShape:
     defaults: dict[str, Any] = {
-        "cell": "tanh", "inputs": D, "hidden": H, "horizon": 1, "targets": 1, "window": 5, "stride": 1,
-        "loss_span": 1, "loss": "squared", "optimizer": "adam",
+        "cell": "tanh", "layers": 1, "inputs": D, "hidden": H, "horizon": 1, "targets": 1, "ahead": 1, "symbols": 0,
+        "window": 5, "stride": 1, "loss_span": 1, "loss": "squared", "quantiles": (), "optimizer": "adam",
+        "schedule": "constant", "clip": "norm",
     }  # fmt: skip
     return tbptt.LearnerShape(**defaults | given)
 
@@ -156,7 +190,7 @@ def stream(shape: tbptt.LearnerShape, n: int, seed: int) -> tuple[np.ndarray, np
     arrived = rng.standard_normal((n, shape.horizon, shape.targets))
     arrived[rng.random(arrived.shape) < 0.2] = np.nan
     for h in range(shape.horizon):
-        arrived[: h + 1, h] = np.nan
+        arrived[: h + shape.ahead, h] = np.nan
     return xs, arrived
 
 
@@ -177,10 +211,22 @@ CASES = [
     *({"cell": cell, "optimizer": optimizer, **FULL} for cell in CELLS for optimizer in ("adam", "sgd")),
     *({"cell": cell, **FULL, "stride": 3, "horizon": 2, "targets": 2} for cell in CELLS),
     *({"cell": cell, "window": 4, "loss_span": 2, "horizon": 3} for cell in CELLS),
+    *({"cell": cell, "layers": 2, "window": 4, "stride": 2, "loss_span": 3, "horizon": 2} for cell in CELLS),
+    *({"cell": cell, "ahead": 0, "window": 4, "stride": 2, "loss_span": 3, "targets": 2} for cell in CELLS),
     {"cell": "lstm", "window": 5, "stride": 3, "loss_span": 4, "targets": 2},
     {"cell": "gru", "window": 4, "stride": 4, "loss_span": 4, "horizon": 2},
     {"cell": "tanh", "window": 2, "stride": 2, "loss_span": 2},
+    {"cell": "gru", "layers": 3, "window": 3, "loss_span": 1},
+    {"cell": "lstm", "layers": 2, "ahead": 0, "window": 6, "loss_span": 6},
+    {"cell": "tanh", "ahead": 0, "window": 1},
+    {"cell": "gru", "ahead": 0, "window": 3, "stride": 3, "loss_span": 3},
 ]
+
+
+def assert_same_state(device: Rows, oracle: Oracle) -> None:
+    np.testing.assert_allclose(device["params"][0], oracle.params, rtol=1e-9, atol=1e-11)
+    for name, expected in zip(("carry", "boundary"), oracle.flat_carries, strict=True):
+        np.testing.assert_allclose(device[name][0], expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
@@ -192,20 +238,68 @@ def test_every_update_is_the_oracles(case: dict[str, Any]) -> None:
     clipped = 0
     for x, arrived in zip(*stream(shape, 14, seed=4), strict=True):
         ys, report = take_step(shape, device, host, x, arrived)
-        expected = oracle.step(x, arrived)
-        np.testing.assert_allclose(ys[0], expected, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(device["params"][0], oracle.params, rtol=1e-9, atol=1e-11)
-        np.testing.assert_allclose(device["carry"][0], oracle.carry, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(device["boundary"][0], oracle.boundary, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(ys[0], oracle.step(x, arrived), rtol=1e-9, atol=1e-12)
+        assert_same_state(device, oracle)
         clipped += int((report.clip_scale < 1).sum())
     assert oracle.updates == host["optimizer_steps"][0] >= 3
     assert clipped > 0
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "span", "layers"), [(4, 1, 1, 1), (5, 2, 4, 1), (6, 3, 6, 2), (3, 3, 3, 1), (1, 1, 1, 1)]
+)
+def test_late_labels_are_learned_with_the_next_update_that_reaches_their_step(
+    window: int, stride: int, span: int, layers: int
+) -> None:
+    shape = learner_shape(cell="gru", ahead=0, targets=2, window=window, stride=stride, loss_span=span, layers=layers)
+    params, rng = first_params(shape), np.random.default_rng(window)
+    device, host = learners(shape, params)
+    oracle = Oracle(shape, params[0])
+    xs, labels = stream(shape, 26, seed=5)
+    waiting: list[tuple[int, int]] = []  # (step, o) of labels still to come
+    promised: dict[int, bool] = {}  # step → whether the next update should reach it
+    for now in range(len(xs)):
+        known = labels[now].copy()
+        late = rng.random(known.shape) < 0.5
+        waiting += [(now, o) for o in np.flatnonzero(late[0]).tolist()]
+        known[late] = np.nan
+        oldest = max(oracle.start, now + 1 - window)  # of the window at this event
+        ys, _ = take_step(shape, device, host, xs[now], known)
+        np.testing.assert_allclose(ys[0], oracle.step(xs[now], known), rtol=1e-9, atol=1e-12)
+        assert_same_state(device, oracle)
+        if oracle.since == 0:
+            assert promised == {step: step >= oldest for step in promised}
+            promised.clear()
+        coming = [pair for pair in waiting if rng.random() < 0.3]
+        waiting = [pair for pair in waiting if pair not in coming]
+        steps = sorted({step for step, _ in coming})
+        values = np.full((len(steps), 2), np.nan)
+        for step, o in coming:
+            values[steps.index(step), o] = labels[step][0, o]
+        trainable = tbptt.late_labels(shape, device, host, now - np.array(steps, np.int64), values)
+        promised |= dict(zip(steps, trainable.tolist(), strict=True))
+        for step, row in zip(steps, values, strict=True):
+            oracle.late(now - step, row)
+    assert oracle.updates >= 6
+    assert host["step_count"][0] == len(xs)
+
+
+def test_a_label_that_is_known_or_too_old_changes_nothing() -> None:
+    shape = learner_shape(ahead=0, window=4)
+    device, host = learners(shape, first_params(shape))
+    for label in (1.0, np.nan, 2.0):
+        take_step(shape, device, host, np.ones(D), np.full((1, 1), label))
+    before = device["targets"].tobytes(), host["arrived_step"].tobytes()
+    back, values = np.array([0, 1, 2, 3, 400]), np.array([[9.0], [np.nan], [9.0], [9.0], [9.0]])
+    assert tbptt.late_labels(shape, device, host, back, values).tolist() == [True, True, True, False, False]
+    assert before == (device["targets"].tobytes(), host["arrived_step"].tobytes())
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("stride", "span", "horizon"), [(1, 1, 1), (1, 5, 2), (3, 4, 2)])
 def test_nothing_older_than_the_window_is_in_an_update(cell: str, stride: int, span: int, horizon: int) -> None:
     shape = learner_shape(cell=cell, stride=stride, loss_span=span, horizon=horizon, optimizer="sgd")
+    params = first_params(shape, seed=6 if cell == "relu" else 3)  # with units that are on
     xs, arrived = stream(shape, 30, seed=5)
     other_xs, other_arrived = stream(shape, 30, seed=6)
     newest = 24 - 1  # the event at which learning begins; its window holds k2 + 1 rows
@@ -214,7 +308,7 @@ def test_nothing_older_than_the_window_is_in_an_update(cell: str, stride: int, s
     other_xs[recent], other_arrived[recent] = xs[recent], arrived[recent]
     ends = []
     for hold_boundary in (False, True):
-        states = [learners(shape, first_params(shape), np.float32) for _ in range(2)]
+        states = [learners(shape, params, np.float32) for _ in range(2)]
         for _, host in states:
             host["learning"][...] = 0
         for k in range(newest):
@@ -292,7 +386,7 @@ def test_without_a_target_or_with_learning_off_nothing_is_learned() -> None:
     before = kept(device, host)
     _, report = take_step(shape, device, host, np.ones(D), np.full((1, 1), np.nan))
     assert report.result[0] == UpdateResult.NO_TARGET
-    assert np.isnan([report.loss[0], report.gradient_norm[0], report.clip_scale[0]]).all()
+    assert np.isnan(np.concatenate([np.ravel(column) for column in report[1:]])).all()
     host["learning"][...] = 0
     _, report = take_step(shape, device, host, np.ones(D), np.ones((1, 1)))
     assert report.result[0] == UpdateResult.LEARNING_OFF
@@ -352,11 +446,3 @@ def test_after_a_jump_a_learner_starts_again_with_what_it_knows(cell: str) -> No
         new_ys, _ = take_step(shape, new_device, new_host, xs[k], nothing_waits)
         assert ys[0].tobytes() == new_ys[0].tobytes()
         assert ys[1].tobytes() != new_ys[1].tobytes()
-
-
-def test_moments_that_have_all_but_vanished_become_zero() -> None:
-    params, rate, steps = np.zeros((1, 3), np.float32), np.array([0.1]), np.array([7])
-    moments = [np.array([[1e-38, -1e-38, 1e-20]], np.float32), np.array([[1e-38, 1.0, 1e-38]], np.float32)]
-    OPTIMIZERS["adam"](np, params, np.zeros_like(params), moments, rate, steps)
-    assert (moments[0] == 0).tolist() == [[True, True, False]]
-    assert (moments[1] == 0).tolist() == [[True, False, True]]

@@ -114,6 +114,19 @@ class Rpc:
         )
         return self.forecasts.Ingest(request, timeout=TIMEOUT_S).result
 
+    def label(self, session_id: str, sequences: Sequence[int], labels: Any, uid: str = "") -> Any:
+        flat = np.asarray(labels, float).ravel()
+        request = forecast_pb2.LabelRequest(session_id=session_id, session_uid=uid, sequences=sequences, labels=flat)
+        return self.forecasts.Label(request, timeout=TIMEOUT_S)
+
+    def warm_start(self, session_id: str, values: Any, uid: str = "", passes: int = 3, **more: Any) -> Any:
+        """Keywords: `updates`, else of `batch`."""
+        updates = more.pop("updates", 0)
+        request = forecast_pb2.WarmStartRequest(
+            session_id=session_id, session_uid=uid, passes=passes, updates=updates, history=batch(0, values, **more)
+        )
+        return self.forecasts.WarmStart(request, timeout=TIMEOUT_S)
+
     def forecast(self, session_id: str, **more: Any) -> Any:
         return self.forecasts.Forecast(forecast_pb2.ForecastRequest(session_id=session_id, **more), timeout=TIMEOUT_S)
 
@@ -121,9 +134,22 @@ class Rpc:
         return Stream(self.forecasts)
 
 
-def batch(first: int, values: Any, times: Sequence[int] = (), uid: str = "") -> forecast_pb2.EventBatch:
-    flat = np.asarray(values, float).ravel()
-    return forecast_pb2.EventBatch(session_uid=uid, first_sequence=first, timestamps_ns=times, values=flat)
+def batch(
+    first: int,
+    values: Any,
+    times: Sequence[int] = (),
+    uid: str = "",
+    labels: Any = (),
+    starts: Sequence[int] = (),
+) -> forecast_pb2.EventBatch:
+    return forecast_pb2.EventBatch(
+        session_uid=uid,
+        first_sequence=first,
+        timestamps_ns=times,
+        values=np.asarray(values, float).ravel(),
+        labels=np.asarray(labels, float).ravel(),
+        episode_starts=starts,
+    )
 
 
 @pytest.fixture

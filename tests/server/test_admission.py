@@ -11,7 +11,8 @@ import pytest
 from bptt_core import Events, SessionConfig
 from server.digests import REMEMBERED, Ring, digests
 from server.errors import Refusal
-from server.sessions import Batch, Record, Terms, admit, batch_events, check_same, event_bytes, examine
+from server.sessions import Batch, Record, Terms, admit, check_same, examine
+from server.sizes import batch_events, event_bytes
 
 NAN = float("nan")
 ROOM = 10**6
@@ -170,11 +171,11 @@ def test_only_stated_fields_are_compared() -> None:
         check_same(one, replace(asked, stated=frozenset({"config.features", "config.horizon"})))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 24, 2), (64, 256, 64), (64, 1, 1)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 24, 2), (64, 64, 64), (64, 1, 1)])
 def test_the_batch_limit_keeps_request_and_reply_within_a_message(shape: tuple[int, int, int]) -> None:
     features, horizon, targets = shape
     names = tuple(str(n) for n in range(features))
-    config = SessionConfig(features=names, targets=names[:targets], horizon=horizon)
+    config = SessionConfig(features=names, targets=names[:targets], horizon=horizon).validated()
     limit = 4 * 2**20
     most = batch_events(config, limit)
     assert most >= 1
@@ -183,6 +184,6 @@ def test_the_batch_limit_keeps_request_and_reply_within_a_message(shape: tuple[i
 
 def test_a_session_whose_reply_fits_no_message_is_refused() -> None:
     names = tuple(str(n) for n in range(64))
-    config = SessionConfig(features=names, targets=names, horizon=256)
-    with pytest.raises(Refusal, match="horizon × targets is 16384"):
+    config = SessionConfig(features=names, targets=names, horizon=64).validated()
+    with pytest.raises(Refusal, match="horizon × targets is 4096"):
         batch_events(config, 2**18)

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import CheckpointError, Events, Fold, LearnerConfig, SessionConfig, select_backend
+from bptt_core import (
+    CheckpointError,
+    Events,
+    FieldError,
+    Fold,
+    Labelled,
+    Labels,
+    LearnerConfig,
+    SessionConfig,
+    WarmUp,
+    select_backend,
+)
 from server.engine import Engine, MicroBatch
 from server.errors import Refusal
 from server.scheduler import Work
@@ -96,7 +107,7 @@ def test_reading_changes_nothing(loop: Loop) -> None:
 def test_a_restored_session_goes_on(loop: Loop) -> None:
     loop.ask(loop.engine.create("a", CONFIG, True))
     loop.fold("a", 5)
-    data = loop.ask(loop.engine.checkpoint("a"))
+    data, _ = loop.ask(loop.engine.checkpoint("a"))
     assert loop.ask(loop.engine.restore("b", data)) == CONFIG
     for uid in "ab":
         loop.fold(uid, 3, seed=1)
@@ -199,3 +210,91 @@ def test_an_exception_out_of_a_call_is_answered_and_fatal(loop: Loop, monkeypatc
             loop.ask(loop.engine.checkpoint("a"))
     loop.until(lambda: loop.failures)
     assert loop.ask(loop.engine.checkpoint("a"))
+
+
+def yes() -> bool:
+    return True
+
+
+def history(n: int) -> Events:
+    return Events(np.random.default_rng(9).normal(size=(n, 1)))
+
+
+def test_labels_are_folded_after_the_work_queued_before_them(loop: Loop) -> None:
+    config = SessionConfig(("x",), task="regress", labels=("l",), learner=LearnerConfig(hidden=3, window=6)).validated()
+    loop.ask(loop.engine.create("a", config, True))
+    loop.engine.submit("a", work(10))
+    told = loop.ask(loop.engine.label("a", Labels(np.array([8, 10]), np.array([[1.0], [2.0]]))))
+    assert loop.rows() == [("a", 4), ("a", 4), ("a", 2)]
+    assert told == Labelled(2, 2)
+    none = Labels(np.zeros(0, np.int64), np.zeros((0, 1)))
+    assert loop.ask(loop.engine.label("a", none)) == Labelled(0, 0)
+    loop.ask(loop.engine.halt())
+    with pytest.raises(Refusal, match="stopping"):
+        loop.ask(loop.engine.label("a", none))
+    with pytest.raises(Refusal, match="deleted"):
+        loop.ask(loop.engine.label("b", none))
+
+
+def test_a_warm_start_ends_before_the_work_queued_behind_it(loop: Loop) -> None:
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    answer = loop.engine.warm_start("a", history(20), 3, False, yes)
+    loop.engine.submit("a", work(5))
+    result = loop.ask(answer)
+    assert loop.rows() == []
+    assert (len(result.loss), result.applied) == (3, 3)
+    loop.until(lambda: sum(n for _, n in loop.rows()) == 5)
+
+
+def test_a_warm_start_that_is_not_wanted_any_more_changes_nothing_and_drops_what_is_behind(loop: Loop) -> None:
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    before = loop.ask(loop.engine.checkpoint("a"))
+    asked: list[bool] = []
+
+    def wanted() -> bool:
+        asked.append(len(asked) < 3)
+        return asked[-1]
+
+    answer = loop.engine.warm_start("a", history(20), 50, False, wanted)
+    behind = work(5)
+    loop.engine.submit("a", behind)
+    with pytest.raises(Refusal, match="stopping"):
+        loop.ask(answer)
+    loop.until(lambda: behind in loop.dropped)
+    assert loop.ask(loop.engine.checkpoint("a")) == before
+    assert not loop.failures
+
+
+def test_a_warm_start_without_memory_or_of_no_session_is_refused_and_the_engine_lives(
+    loop: Loop, monkeypatch: Any
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    before = loop.ask(loop.engine.checkpoint("a"))
+    for name, owner in (("warm_start", Fold), ("run_pass", WarmUp)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(Refusal, match="no memory") as caught:
+                loop.ask(loop.engine.warm_start("a", history(20), 2, False, yes))
+            assert caught.value.reason == "OVERLOADED"
+    with pytest.raises(Refusal, match="deleted"):
+        loop.ask(loop.engine.warm_start("b", history(20), 2, False, yes))
+    with pytest.raises(FieldError, match="history"):
+        loop.ask(loop.engine.warm_start("a", history(20_001), 2, False, yes))
+    assert loop.ask(loop.engine.checkpoint("a")) == before
+    loop.fold("a", 3)
+    assert not loop.failures
+
+
+def test_an_exception_out_of_a_pass_is_answered_and_fatal(loop: Loop, monkeypatch: Any) -> None:
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    before = loop.ask(loop.engine.checkpoint("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(WarmUp, "run_pass", broken)
+        answer = loop.engine.warm_start("a", history(20), 2, False, yes)
+        with pytest.raises(FloatingPointError):
+            loop.ask(answer)
+    loop.until(lambda: loop.failures)
+    assert loop.ask(loop.engine.checkpoint("a")) == before

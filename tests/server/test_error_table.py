@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from google.rpc import status_pb2
 
-from bptt.v1 import forecast_pb2, session_pb2
+from bptt.v1 import config_pb2, forecast_pb2, session_pb2
 from server import details, translate
 from server.errors import TABLE, Refusal
 
@@ -41,7 +41,29 @@ EVENTS: dict[str, tuple[Callable[[Any, str], Any], str, set[str], str]] = {
     "endless uid": (_ingest(4, [1, 2], times=[4 * _S], uid="ü" * 50_000), "UID_MISMATCH", ABOUT, "session_uid"),
     "time out of range": (_ingest(4, [1, 2], times=[2**62 + 1]), "INVALID_FIELD", FIELD, "-2^62..2^62"),
     "time far out of range": (_ingest(4, [1, 2], times=[-(2**63)]), "INVALID_FIELD", FIELD, "-2^62..2^62"),
-    "unknown reply mode": (_ingest(4, [1, 2], times=[4 * _S], reply=9), "INVALID_FIELD", FIELD, "reply_mode is 9"),
+    "unknown reply mode": (
+        _ingest(4, [1, 2], times=[4 * _S], reply=9), "INVALID_FIELD", FIELD,
+        "reply_mode is 9; allowed: REPLY_MODE_EVERY, REPLY_MODE_LAST, REPLY_MODE_NONE",
+    ),
+    "labels where there are none": (
+        _ingest(4, [1, 2], times=[4 * _S], labels=[1]), "INVALID_FIELD", FIELD, "labels is 1 values; allowed: none"
+    ),
+    "an episode outside": (
+        _ingest(4, [1, 2], times=[4 * _S], starts=[1]), "INVALID_FIELD", FIELD, "episode_starts is 1; allowed: 0..0"
+    ),
+    "episodes out of order": (
+        _ingest(4, np.ones(6), times=[4 * _S] * 3, starts=[0, 2, 1]), "INVALID_FIELD", FIELD, "episode_starts is 1"
+    ),
+    "an episode twice": (
+        _ingest(4, np.ones(6), times=[4 * _S] * 3, starts=[2, 2]), "INVALID_FIELD", FIELD, "episode_starts is 2"
+    ),
+    "other episode": (_ingest(3, [4, 5], times=[3 * _S], starts=[0]), "SEQUENCE_CONFLICT", ABOUT, "two writers"),
+    "late labels where there are none": (
+        lambda rpc, session: rpc.label(session, [1], [1.0]), "INVALID_FIELD", FIELD, "no labels"
+    ),
+    "a history too late": (
+        lambda rpc, session: rpc.warm_start(session, np.ones(6)), "ALREADY_STARTED", ABOUT, "has had 3 events"
+    ),
     "too many events": (_ingest(4, np.zeros(2 * 1025)), "INVALID_FIELD", FIELD, "at most 1024 events"),
     "horizon above": (lambda rpc, session: rpc.forecast(session, horizon=4), "INVALID_FIELD", FIELD, "1..3"),
     "horizon zero": (lambda rpc, session: rpc.forecast(session, horizon=0), "INVALID_FIELD", FIELD, "1..3"),
@@ -77,7 +99,16 @@ CREATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "two seasons": ({"seasons": [24, 168]}, "at most 1 season"),
     "coverage one": ({"coverage": 1.0}, "coverage is 1.0; allowed: 0.5..0.99"),
     "rate not a number": ({"learning_rate": NAN}, "learner.learning_rate is nan"),
-    "unknown cell": ({"cell": 7}, "config.learner.cell is 7; allowed: 0..3"),
+    "unknown cell": ({"cell": 7}, "learner.cell is 7; allowed: CELL_TANH, CELL_GRU, CELL_LSTM, CELL_RELU"),
+    "unknown task": ({"task": -1}, "config.task is -1; allowed: TASK_FORECAST, TASK_REGRESS, TASK_CLASSIFY"),
+    "labels of a forecast": ({"labels": ["z"]}, "config.labels is ['z']; allowed: none"),
+    "regression of nothing": ({"task": 2}, "config.labels is []; allowed: 1..64 names"),
+    "one symbol": (
+        {"categories": [config_pb2.Categorical(channel="x", symbols=["a"])]}, "categories[x].symbols is ['a']"
+    ),
+    "falling quantiles": ({"loss": 5, "quantiles": [0.9, 0.1]}, "learner.quantiles is [0.9, 0.1]"),
+    "decay of everything": ({"learning_rate": 10.0, "weight_decay": 1.0}, "learning_rate is 10.0; allowed: less"),
+    "scales without scaling": ({"means": [0.0, 0.0]}, "config.means is [0.0, 0.0]; allowed: none"),
     "credit too large": ({"limits": session_pb2.SessionLimits(credit_events=65537)}, "1..65536"),
     "credit zero": ({"limits": session_pb2.SessionLimits(credit_events=0)}, "1..65536"),
     "too many tags": ({"tags": {str(n): "" for n in range(33)}}, "at most 32"),
@@ -243,7 +274,9 @@ def test_the_codes_of_the_contract() -> None:
         "UID_MISMATCH": "FAILED_PRECONDITION", "NO_EVENTS": "FAILED_PRECONDITION", "SUPERSEDED": "ABORTED",
         "SESSION_EXISTS": "ALREADY_EXISTS", "OVERLOADED": "RESOURCE_EXHAUSTED", "CREDIT_EXCEEDED": "RESOURCE_EXHAUSTED",
         "SESSION_LIMIT": "RESOURCE_EXHAUSTED", "DRAINING": "UNAVAILABLE", "SESSION_NOT_FOUND": "NOT_FOUND",
-        "INVALID_FIELD": "INVALID_ARGUMENT", "INTERNAL": "INTERNAL",
+        "INVALID_FIELD": "INVALID_ARGUMENT", "INTERNAL": "INTERNAL", "LABEL_CONFLICT": "ABORTED",
+        "LABEL_TOO_OLD": "OUT_OF_RANGE", "LABEL_UNKNOWN_SEQUENCE": "OUT_OF_RANGE",
+        "ALREADY_STARTED": "FAILED_PRECONDITION",
     }  # fmt: skip
     assert {reason: TABLE[reason].code.name for reason in codes} == codes
     closing = {reason for reason, row in TABLE.items() if row.closes_channel}

@@ -51,6 +51,10 @@ async def streamed(channel: grpc.aio.Channel) -> grpc.aio.AioRpcError:
     return await failed(call.read())
 
 
+async def sent(channel: grpc.aio.Channel) -> grpc.aio.AioRpcError:
+    return await failed(channel.stream_unary("/t.T/M")(iter([b""]), timeout=30))
+
+
 async def _broken_unary(request: bytes, context: Any) -> bytes:
     raise ValueError(SECRET)
 
@@ -64,6 +68,7 @@ async def _broken_stream(requests: Any, context: Any) -> None:
     [
         (grpc.unary_unary_rpc_method_handler(_broken_unary), unary, "unary"),
         (grpc.stream_stream_rpc_method_handler(_broken_stream), streamed, "bidi_stream"),
+        (grpc.stream_unary_rpc_method_handler(_broken_stream), sent, "client_stream"),
     ],
 )
 def test_an_unknown_exception_is_internal_logged_once_and_private(
@@ -116,6 +121,6 @@ def test_a_caller_that_goes_away_counts_as_cancelled(caplog: pytest.LogCaptureFi
 
 def test_two_servers_of_one_process_count_apart() -> None:
     one, two = (Metrics(select_backend("numpy"), "test") for _ in range(2))
-    one.rejected(5)
+    one.rejected(5, 0)
     assert b'bptt_events_total{outcome="rejected"} 5.0' in one.page()
     assert b'bptt_events_total{outcome="rejected"} 0.0' in two.page()

@@ -33,6 +33,18 @@ def parsed(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     }
 
 
+def outcomes(results: list[UpdateResult], **columns: Any) -> Outcomes:
+    """A table of one horizon and target, of such updates; columns not given are ones."""
+    n = len(results)
+    wide, thin = np.zeros((n, 1, 1)), np.ones(n, np.float32)
+    given = {
+        "mean": wide, "lower": wide, "upper": wide, "distribution": np.zeros((n, 1, 1, 0)), "anomaly_score": thin,
+        "loss": thin, "gradient_norm": thin, "clip_scale": thin, "saturation": thin, "update_ratio": thin,
+        "norm_by_lag": np.full((n, 3), np.nan, np.float32), **columns,
+    }  # fmt: skip
+    return Outcomes(first_sequence=1, update_result=np.array(results, np.int8), **given)
+
+
 def value(found: dict[Any, float], name: str, **labels: str) -> float:
     return found[name, frozenset(labels.items())]
 
@@ -43,7 +55,7 @@ def test_every_family_is_there_and_plausible_after_a_run(
     server = start_server()
     rpc = connect(server.target)
     events = noise(200)
-    rpc.create("a", horizon=2, clip_norm=0.05)
+    rpc.create("a", horizon=2, clip_norm=0.05, window=10)
     rpc.create("b", horizon=2)
     stream = rpc.stream()
     stream.open("a", reply=EVERY)
@@ -79,6 +91,13 @@ def test_every_family_is_there_and_plausible_after_a_run(
     batches = value(found, "bptt_micro_batch_events_count")
     assert value(found, "bptt_micro_batch_events_sum") == 220
     assert value(found, "bptt_micro_batch_sessions_count") == value(found, "bptt_micro_batch_seconds_count") == batches
+    for name, most in (("bptt_saturated_units_ratio", 1), ("bptt_update_ratio", 0.1)):
+        assert value(found, name + "_count") == session.applied
+        assert 0 <= value(found, name + "_sum") / session.applied < most
+    for lag in ("0", "1", "2", "4", "8", "window"):
+        assert value(found, "bptt_gradient_norm_by_lag_count", lag=lag) == session.applied // 64 == 3
+        assert 0 < value(found, "bptt_gradient_norm_by_lag_sum", lag=lag) < 1000
+    assert value(found, "bptt_gradient_norm_by_lag_count", lag="16") == 0
     assert 0 < value(found, "bptt_update_seconds_sum") < value(found, "bptt_micro_batch_seconds_sum") < 60
     assert 0 < value(found, "bptt_update_seconds_count") < batches  # b's events had nothing to learn
     assert value(found, "bptt_ingest_reply_seconds_count") == 6
@@ -106,6 +125,39 @@ def test_every_family_is_there_and_plausible_after_a_run(
     assert all(math.isfinite(number) for number in found.values())
 
 
+def test_labels_and_warm_starts_are_counted(start_server: Any, connect: Any, noise: Any, samples: Any) -> None:
+    server = start_server()
+    rpc = connect(server.target)
+    rpc.create("a", task=2, labels=["p", "q"])
+    rpc.warm_start("a", noise(10), labels=noise(10))
+    labels = noise(6)
+    labels[4:] = math.nan
+    rpc.ingest("a", 1, noise(6), labels=labels)
+    rpc.ingest("a", 3, noise(6)[2:], labels=labels[2:])
+    rpc.label("a", [5], [1.0, math.nan])
+    rpc.label("a", [5], [1.0, 2.0])
+    for call in (
+        lambda: rpc.label("a", [5], [1.0, 3.0]),
+        lambda: rpc.label("a", [9], [1.0, math.nan]),
+        lambda: rpc.ingest("a", 9, noise(1), labels=[1.0, 1.0]),
+        lambda: rpc.label("b", [1], [1.0]),
+        lambda: rpc.warm_start("a", noise(10)),
+    ):
+        with pytest.raises(grpc.RpcError):
+            call()
+    found = samples(server)
+    assert value(found, "bptt_labels_total", outcome="accepted") == 8 + 2
+    assert value(found, "bptt_labels_total", outcome="duplicate") == 4 + 1
+    assert value(found, "bptt_labels_total", outcome="rejected") == 2 + 1 + 2
+    assert value(found, "bptt_events_total", outcome="rejected") == 1
+    assert value(found, "bptt_events_total", outcome="accepted") == 6
+    assert value(found, "bptt_warm_starts_total") == 1
+    assert value(found, "bptt_updates_total", result="applied") == rpc.get("a").updates.applied
+    for reason in ("LABEL_CONFLICT", "LABEL_UNKNOWN_SEQUENCE", "ALREADY_STARTED"):
+        assert value(found, "bptt_errors_total", reason=reason) == 1
+    assert all(math.isfinite(number) for number in found.values())
+
+
 def test_the_number_of_series_does_not_grow_with_sessions(
     start_server: Any, connect: Any, noise: Any, samples: Any
 ) -> None:
@@ -127,8 +179,13 @@ def test_known_labels_are_exported_before_anything_happened(start_server: Any, s
     found = samples(start_server())
     for outcome in ("accepted", "duplicate", "rejected"):
         assert value(found, "bptt_events_total", outcome=outcome) == 0
+        assert value(found, "bptt_labels_total", outcome=outcome) == 0
     for result in ("applied", "no_target", "non_finite", "learning_off"):
         assert value(found, "bptt_updates_total", result=result) == 0
+    lags = ("0", "1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "window")
+    for lag in lags:
+        assert value(found, "bptt_gradient_norm_by_lag_count", lag=lag) == 0
+    assert sum(name == "bptt_gradient_norm_by_lag_count" for name, _ in found) == len(lags)
     assert value(found, "bptt_errors_total", reason="OVERLOADED") == 0
     labels = {"grpc_service": "bptt.v1.ForecastService", "grpc_method": "Ingest", "grpc_type": "unary"}
     assert value(found, "grpc_server_started_total", **labels) == 0
@@ -163,10 +220,8 @@ def test_the_http_port_answers_a_request_for_the_head_alone(server: Any) -> None
 
 def test_an_updates_time_is_its_share_of_the_micro_batch() -> None:
     metrics = Metrics(select_backend("numpy"), "test")
-    wide, thin = np.zeros((5, 1, 1)), np.ones(5, np.float32)
     for results in ([UpdateResult.APPLIED] * 4 + [UpdateResult.NOT_DUE], [UpdateResult.NO_TARGET] * 5):
-        outs = Outcomes(1, wide, wide, wide, thin, np.array(results, np.int8), thin, thin, thin)
-        metrics.folded([outs], 0.2, 0)
+        metrics.folded([outcomes(results)], 0.2, 0)
     found = parsed(metrics.page().decode())
     assert value(found, "bptt_update_seconds_count") == 1
     assert value(found, "bptt_update_seconds_sum") == pytest.approx(0.05)
@@ -176,15 +231,19 @@ def test_an_updates_time_is_its_share_of_the_micro_batch() -> None:
 
 def test_a_value_that_is_not_finite_is_counted_apart_and_not_observed() -> None:
     metrics = Metrics(select_backend("numpy"), "test")
-    wide, thin = np.zeros((3, 1, 1)), np.zeros(3)
-    results = np.array([UpdateResult.APPLIED, UpdateResult.NON_FINITE, UpdateResult.APPLIED], np.int8)
+    results = [UpdateResult.APPLIED, UpdateResult.NON_FINITE, UpdateResult.APPLIED]
     norms = np.array([2.0, np.nan, np.inf], np.float32)
+    health = dict.fromkeys(("loss", "gradient_norm", "saturation", "update_ratio"), norms)
+    by_lag = np.array([[1, 2, 3], [np.nan] * 3, [np.inf, np.nan, 3]], np.float32)
     scales = np.array([0.5, np.nan, 1.0], np.float32)
-    metrics.folded([Outcomes(1, wide, wide, wide, thin, results, norms, norms, scales)], 0.001, 4)
+    metrics.folded([outcomes(results, clip_scale=scales, norm_by_lag=by_lag, **health)], 0.001, 4)
     found = parsed(metrics.page().decode())
     assert value(found, "bptt_updates_total", result="applied") == 2
     assert value(found, "bptt_non_finite_total", kind="update") == 1
     assert value(found, "bptt_non_finite_total", kind="carry") == 4
     assert value(found, "bptt_clipped_updates_total") == 1
-    for name in ("bptt_gradient_norm", "bptt_loss"):
+    for name in ("bptt_gradient_norm", "bptt_loss", "bptt_saturated_units_ratio", "bptt_update_ratio"):
         assert (value(found, name + "_count"), value(found, name + "_sum")) == (1, 2)
+    name, sums = "bptt_gradient_norm_by_lag", {"0": (1, 1), "1": (1, 2), "2": (0, 0), "window": (2, 6)}
+    for lag, (count, total) in sums.items():
+        assert (value(found, name + "_count", lag=lag), value(found, name + "_sum", lag=lag)) == (count, total)

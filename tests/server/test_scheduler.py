@@ -132,6 +132,52 @@ def test_a_call_runs_between_the_rows_before_and_after_it() -> None:
     assert (second[0].rows, len(second[0].calls)) == (3, 1)
 
 
+def test_calls_take_room_as_rows_do() -> None:
+    scheduler = Scheduler(100, 10)
+    lane = Lane("a", 1)
+    for _ in range(23):
+        scheduler.add(lane, Work(call=lambda: None))
+    scheduler.add(lane, Work(9))
+    assert [(len(turn.calls), turn.rows) for (turn,) in everything(scheduler)] == [(10, 0), (10, 0), (3, 7), (0, 2)]
+
+
+def test_a_long_call_is_alone_and_those_who_came_meanwhile_are_served_before_the_next() -> None:
+    scheduler = Scheduler(100, 10)
+    long, other, late, far = Lane("long", 1), Lane("other", 1), Lane("late", 1), Lane("far", 2)
+    for _ in range(3):
+        scheduler.add(long, Work(call=lambda: None, alone=True))
+    scheduler.add(long, Work(5))
+    scheduler.add(other, Work(4))
+    turns: list[list[str]] = []
+
+    def serve() -> None:
+        turns.append([f"{turn.lane.key} {len(turn.calls)} {turn.rows}" for turn in scheduler.next()])
+
+    serve()
+    scheduler.add(late, Work(1))
+    scheduler.add(far, Work(1))
+    while scheduler:
+        serve()
+    assert turns == [
+        ["long 1 0"], ["other 0 4", "late 0 1"], ["far 0 1"], ["long 1 0"], ["long 1 0"], ["long 0 5"]
+    ]  # fmt: skip
+
+
+def test_a_lane_between_two_long_calls_can_be_removed_or_get_more() -> None:
+    scheduler = Scheduler(100, 10)
+    lane = Lane("a", 1)
+    works = [Work(call=lambda: None, alone=True) for _ in range(3)]
+    for work in works[:2]:
+        scheduler.add(lane, work)
+    scheduler.next()
+    scheduler.add(lane, works[2])
+    assert scheduler
+    assert [turn.lane.key for turn in scheduler.next()] == ["a"]
+    assert scheduler.remove(lane) == works[2:]
+    assert not scheduler
+    assert scheduler.next() == []
+
+
 def test_a_removed_lane_gives_its_work_back_and_is_not_served() -> None:
     scheduler = Scheduler(100, 10)
     gone, stays = Lane("gone", 1), Lane("stays", 1)

@@ -27,9 +27,12 @@ def test_a_new_session_has_every_field_filled_in(rpc: Any, new_id: Any) -> None:
     assert response.created
     assert (session.session_id, len(session.uid), session.learning, session.last_sequence) == (name, 32, True, 0)
     assert (list(session.config.targets), session.config.horizon, session.config.coverage) == (["x"], 1, 0.9)
+    assert (session.config.task, session.config.scaling) == (1, 1)
     assert session.config.learner == config_pb2.LearnerConfig(
-        cell=3, hidden=32, window=32, stride=1, loss_span=1, loss=1, huber_delta=1.0, anchor=1, optimizer=1,
-        learning_rate=1e-3, clip_norm=1.0, seed=0,
+        cell=3, hidden=32, layers=1, window=32, stride=1, loss_span=1, loss=1, huber_delta=1.0, student_dof=4.0,
+        anchor=1, optimizer=1, learning_rate=1e-3, beta1=0.9, beta2=0.999, weight_decay=0.0, schedule=1,
+        warmup_updates=0, decay_updates=10_000, rate_floor=0.1, clip=1, clip_norm=1.0, clip_value=1.0,
+        clip_quantile=0.9, input_init=1, recurrent_init=4, recurrent_gain=1.0, bias_init=1, forget_bias=1.0, seed=0,
     )  # fmt: skip
     assert session.limits.credit_events == 1024
     assert not session.HasField("last_timestamp_ns")
@@ -275,4 +278,5 @@ def test_reflection_knows_the_services_and_their_messages(rpc: Any) -> None:
     database = ProtoReflectionDescriptorDatabase(rpc.channel)
     assert {*NAMES, "grpc.health.v1.Health"} <= set(database.get_services())
     described = database.FindFileContainingSymbol("bptt.v1.ForecastService")
-    assert [method.name for method in described.service[0].method] == ["Stream", "Ingest", "Forecast", "Watch"]
+    methods = ["Stream", "Ingest", "Label", "WarmStart", "Forecast", "Watch"]
+    assert [method.name for method in described.service[0].method] == methods

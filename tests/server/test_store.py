@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import LearnerConfig, SessionConfig
+from bptt_core import Categorical, LearnerConfig, SessionConfig
 from server.sessions import Terms
 from server.store import MAGIC, Store, Stored, StoreError, pack, unpack
 
@@ -20,9 +20,14 @@ UID = "0123456789abcdef" * 2
 
 
 def stored(uid: str = UID) -> Stored:
-    config = SessionConfig(("x", "ü"), seasons=(24,), learner=LearnerConfig(cell="gru", seed=2**63 - 1)).validated()
+    classes = Categorical("ü", ("rain", "sun"))
+    learner = LearnerConfig(cell="gru", seed=2**63 - 1, loss="pinball", quantiles=(0.1, 0.9))
+    config = SessionConfig(
+        ("x", "ü"), learner=learner, task="regress", labels=("load",), categories=(classes,), scaling="fixed"
+    ).validated()
     terms = Terms(config, {"site": "north"}, False, 7)
-    return Stored(uid, "a/b:c", terms, 123, {"k": "v"}, 9, np.array([1, 2**64 - 1], np.uint64), b"checkpoint\0bytes")
+    digests, labels = np.array([1, 2**64 - 1], np.uint64), np.array([[1.5], [np.nan], [-0.0]])
+    return Stored(uid, "a/b:c", terms, 123, {"k": "v"}, 9, digests, labels, True, b"checkpoint\0bytes")
 
 
 def same(one: Stored, two: Stored) -> bool:
@@ -33,6 +38,9 @@ def test_what_is_packed_comes_back() -> None:
     back = unpack(pack(stored()))
     assert same(back, stored())
     assert back.digests.tolist() == [1, 2**64 - 1]
+    assert back.labels.tobytes() == stored().labels.tobytes()
+    assert back.labels.shape == (3, 1)
+    assert back.warm_started
 
 
 def test_any_damaged_byte_is_noticed() -> None:

@@ -15,7 +15,10 @@ from server.watch import Watcher
 def table(first: int, n: int) -> Outcomes:
     wide = np.arange(first, first + n, dtype=float).reshape(n, 1, 1)
     thin = wide.ravel()
-    return Outcomes(first, wide, wide, wide, thin, thin.astype(np.int8), *([thin.astype(np.float32)] * 3))
+    small = thin.astype(np.float32)
+    return Outcomes(
+        first, wide, wide, wide, np.zeros((n, 1, 1, 0)), thin, thin.astype(np.int8), *[small] * 5, small[:, None]
+    )
 
 
 def watcher(max_bytes: int, max_events: int = 100) -> tuple[Watcher, list[int]]:

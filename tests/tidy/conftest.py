@@ -27,6 +27,12 @@ def committed_paths() -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def paths() -> set[str]:
+    """Every committed file."""
+    return set(committed_paths())
+
+
+@pytest.fixture(scope="session")
 def tree() -> dict[str, str]:
     """Path to text of every committed file that is text."""
     texts = {}

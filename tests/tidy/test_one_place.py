@@ -24,7 +24,7 @@ class Worry:
 
 EVERYWHERE = ("",)
 PLANTED = ("tests/core/test_gradients.py",)  # runs sources with an error planted in them
-WIRE = ("server/translate.py", "server/services.py")
+WIRE = ("server/translate.py", "server/translate_config.py", "server/services.py")
 WORRIES = [
     Worry("environment", r"\benviron\b|\bgetenv\b", ("server/", "bptt_core/"), ("server/settings.py",)),
     Worry("environment", r"\benviron\b|\bgetenv\b", (CLIENT,), (CLIENT + "cli/",)),
@@ -33,6 +33,7 @@ WORRIES = [
     Worry("metric", r"\b(Histogram|Counter|Gauge|Summary|Info|Enum)\(", ("server/",), ("server/metrics.py",)),
     Worry("status code", r"\bStatusCode\s*\.", ("server/",), ("server/errors.py",)),
     Worry("wire types", r"\b(config|error|forecast|session)_pb2", ("server/",), WIRE),
+    Worry("safetensors", r"^\s*(from|import) safetensors\b", ("server/", "bptt_core/"), ("server/exports.py",)),
     Worry("input and output", r"(?<![\w.])(open|print|input)\(", ("bptt_core/",)),
     Worry("code as data", r"\b(pickle|cPickle|cloudpickle|dill|marshal|shelve)\b", EVERYWHERE),
     Worry("code as data", r"(?<![\w.])(eval|exec)\(", EVERYWHERE, PLANTED),
@@ -88,6 +89,7 @@ def test_the_owners_exist(python_tree: dict[str, str]) -> None:
         ("server/streams.py", "code = grpc.StatusCode.ABORTED"),
         ("server/engine.py", "from bptt.v1 import session_pb2"),
         ("server/engine.py", "from bptt.v1 import session_pb2_grpc"),
+        ("server/book.py", "from safetensors.numpy import load"),
         ("bptt_core/fold.py", "print(loss)"),
         ("bptt_core/fold.py", "with open(name) as file: pass"),
         ("benchmarks/run.py", "import pickle"),

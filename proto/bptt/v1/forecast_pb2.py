@@ -26,57 +26,69 @@ from bptt.v1 import error_pb2 as bptt_dot_v1_dot_error__pb2
 from bptt.v1 import session_pb2 as bptt_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ptt/v1/forecast.proto\x12\x07\x62ptt.v1\x1a\x13\x62ptt/v1/error.proto\x1a\x15\x62ptt/v1/session.proto\"`\n\nEventBatch\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\x04\x12\x15\n\rtimestamps_ns\x18\x03 \x03(\x10\x12\x0e\n\x06values\x18\x04 \x03(\x01\"\xfe\x01\n\x08Outcomes\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0f\n\x07horizon\x18\x03 \x01(\r\x12\x0f\n\x07targets\x18\x04 \x01(\r\x12\x0c\n\x04mean\x18\x05 \x03(\x01\x12\r\n\x05lower\x18\x06 \x03(\x01\x12\r\n\x05upper\x18\x07 \x03(\x01\x12\x15\n\ranomaly_score\x18\x08 \x03(\x01\x12-\n\x0eupdate_results\x18\t \x03(\x0e\x32\x15.bptt.v1.UpdateResult\x12\x0c\n\x04loss\x18\n \x03(\x02\x12\x15\n\rgradient_norm\x18\x0b \x03(\x02\x12\x12\n\nclip_scale\x18\x0c \x03(\x02\"u\n\x0b\x42\x61tchResult\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x12\n\nduplicates\x18\x03 \x01(\r\x12#\n\x08outcomes\x18\x04 \x01(\x0b\x32\x11.bptt.v1.Outcomes\"n\n\nStreamOpen\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x13\n\x0bsession_uid\x18\x03 \x01(\t\x12&\n\nreply_mode\x18\x04 \x01(\x0e\x32\x12.bptt.v1.ReplyMode\"C\n\x0cStreamEvents\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\"\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x13.bptt.v1.EventBatch\"\x0b\n\tStreamEnd\"\x8b\x01\n\rStreamRequest\x12#\n\x04open\x18\x01 \x01(\x0b\x32\x13.bptt.v1.StreamOpenH\x00\x12\'\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x15.bptt.v1.StreamEventsH\x00\x12!\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x12.bptt.v1.StreamEndH\x00\x42\t\n\x07request\"|\n\x0cStreamOpened\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04\x12\x15\n\rcredit_events\x18\x04 \x01(\r\x12\x18\n\x10max_batch_events\x18\x05 \x01(\r\"E\n\x0cStreamResult\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.bptt.v1.BatchResult\"|\n\x0bStreamError\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x1d\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0e.bptt.v1.Error\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\x04\x12\x0e\n\x06\x63losed\x18\x05 \x01(\x08\"=\n\x0eStreamDraining\x12+\n\rresume_points\x18\x01 \x03(\x0b\x32\x14.bptt.v1.ResumePoint\"5\n\x0bResumePoint\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\"\r\n\x0bStreamEnded\"\xe9\x01\n\x0eStreamResponse\x12\'\n\x06opened\x18\x01 \x01(\x0b\x32\x15.bptt.v1.StreamOpenedH\x00\x12\'\n\x06result\x18\x02 \x01(\x0b\x32\x15.bptt.v1.StreamResultH\x00\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.bptt.v1.StreamErrorH\x00\x12+\n\x08\x64raining\x18\x04 \x01(\x0b\x32\x17.bptt.v1.StreamDrainingH\x00\x12%\n\x05\x65nded\x18\x05 \x01(\x0b\x32\x14.bptt.v1.StreamEndedH\x00\x42\n\n\x08response\"o\n\rIngestRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\"\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x13.bptt.v1.EventBatch\x12&\n\nreply_mode\x18\x03 \x01(\x0e\x32\x12.bptt.v1.ReplyMode\"K\n\x0eIngestResponse\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.bptt.v1.BatchResult\"\\\n\x0f\x46orecastRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\x12\x14\n\x07horizon\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_horizon\"w\n\x10\x46orecastResponse\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12\"\n\x07outcome\x18\x02 \x01(\x0b\x32\x11.bptt.v1.Outcomes\x12\x19\n\x0ctimestamp_ns\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0f\n\r_timestamp_ns\"\"\n\x0cWatchRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x7f\n\rWatchResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x10.bptt.v1.SessionH\x00\x12%\n\x08outcomes\x18\x02 \x01(\x0b\x32\x11.bptt.v1.OutcomesH\x00\x12\x16\n\x0e\x64ropped_events\x18\x03 \x01(\x04\x42\n\n\x08response*g\n\tReplyMode\x12\x1a\n\x16REPLY_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10REPLY_MODE_EVERY\x10\x01\x12\x13\n\x0fREPLY_MODE_LAST\x10\x02\x12\x13\n\x0fREPLY_MODE_NONE\x10\x03*\xbe\x01\n\x0cUpdateResult\x12\x1d\n\x19UPDATE_RESULT_UNSPECIFIED\x10\x00\x12\x19\n\x15UPDATE_RESULT_NOT_DUE\x10\x01\x12\x19\n\x15UPDATE_RESULT_APPLIED\x10\x02\x12\x1b\n\x17UPDATE_RESULT_NO_TARGET\x10\x03\x12\x1c\n\x18UPDATE_RESULT_NON_FINITE\x10\x04\x12\x1e\n\x1aUPDATE_RESULT_LEARNING_OFF\x10\x05\x32\x86\x02\n\x0f\x46orecastService\x12=\n\x06Stream\x12\x16.bptt.v1.StreamRequest\x1a\x17.bptt.v1.StreamResponse(\x01\x30\x01\x12\x39\n\x06Ingest\x12\x16.bptt.v1.IngestRequest\x1a\x17.bptt.v1.IngestResponse\x12?\n\x08\x46orecast\x12\x18.bptt.v1.ForecastRequest\x1a\x19.bptt.v1.ForecastResponse\x12\x38\n\x05Watch\x12\x15.bptt.v1.WatchRequest\x1a\x16.bptt.v1.WatchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ptt/v1/forecast.proto\x12\x07\x62ptt.v1\x1a\x13\x62ptt/v1/error.proto\x1a\x15\x62ptt/v1/session.proto\"\x88\x01\n\nEventBatch\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\x04\x12\x15\n\rtimestamps_ns\x18\x03 \x03(\x10\x12\x0e\n\x06values\x18\x04 \x03(\x01\x12\x0e\n\x06labels\x18\x05 \x03(\x01\x12\x16\n\x0e\x65pisode_starts\x18\x06 \x03(\r\"\x8a\x03\n\x08Outcomes\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0f\n\x07horizon\x18\x03 \x01(\r\x12\x0f\n\x07targets\x18\x04 \x01(\r\x12\x0c\n\x04mean\x18\x05 \x03(\x01\x12\r\n\x05lower\x18\x06 \x03(\x01\x12\r\n\x05upper\x18\x07 \x03(\x01\x12\x15\n\ranomaly_score\x18\x08 \x03(\x01\x12-\n\x0eupdate_results\x18\t \x03(\x0e\x32\x15.bptt.v1.UpdateResult\x12\x0c\n\x04loss\x18\n \x03(\x02\x12\x15\n\rgradient_norm\x18\x0b \x03(\x02\x12\x12\n\nclip_scale\x18\x0c \x03(\x02\x12\x14\n\x0c\x64istribution\x18\r \x03(\x01\x12\x19\n\x11\x64istribution_size\x18\x0e \x01(\r\x12\x12\n\nsaturation\x18\x0f \x03(\x02\x12\x14\n\x0cupdate_ratio\x18\x10 \x03(\x02\x12/\n\x0fgradient_by_lag\x18\x11 \x03(\x0b\x32\x16.bptt.v1.GradientByLag\"<\n\rGradientByLag\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0b\n\x03lag\x18\x02 \x03(\r\x12\x0c\n\x04norm\x18\x03 \x03(\x02\"u\n\x0b\x42\x61tchResult\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x12\n\nduplicates\x18\x03 \x01(\r\x12#\n\x08outcomes\x18\x04 \x01(\x0b\x32\x11.bptt.v1.Outcomes\"n\n\nStreamOpen\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x13\n\x0bsession_uid\x18\x03 \x01(\t\x12&\n\nreply_mode\x18\x04 \x01(\x0e\x32\x12.bptt.v1.ReplyMode\"C\n\x0cStreamEvents\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\"\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x13.bptt.v1.EventBatch\"\x0b\n\tStreamEnd\"\x8b\x01\n\rStreamRequest\x12#\n\x04open\x18\x01 \x01(\x0b\x32\x13.bptt.v1.StreamOpenH\x00\x12\'\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x15.bptt.v1.StreamEventsH\x00\x12!\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x12.bptt.v1.StreamEndH\x00\x42\t\n\x07request\"|\n\x0cStreamOpened\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04\x12\x15\n\rcredit_events\x18\x04 \x01(\r\x12\x18\n\x10max_batch_events\x18\x05 \x01(\r\"E\n\x0cStreamResult\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.bptt.v1.BatchResult\"|\n\x0bStreamError\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x1d\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0e.bptt.v1.Error\x12\x15\n\rlast_sequence\x18\x03 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\x04\x12\x0e\n\x06\x63losed\x18\x05 \x01(\x08\"=\n\x0eStreamDraining\x12+\n\rresume_points\x18\x01 \x03(\x0b\x32\x14.bptt.v1.ResumePoint\"5\n\x0bResumePoint\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\"\r\n\x0bStreamEnded\"\xe9\x01\n\x0eStreamResponse\x12\'\n\x06opened\x18\x01 \x01(\x0b\x32\x15.bptt.v1.StreamOpenedH\x00\x12\'\n\x06result\x18\x02 \x01(\x0b\x32\x15.bptt.v1.StreamResultH\x00\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.bptt.v1.StreamErrorH\x00\x12+\n\x08\x64raining\x18\x04 \x01(\x0b\x32\x17.bptt.v1.StreamDrainingH\x00\x12%\n\x05\x65nded\x18\x05 \x01(\x0b\x32\x14.bptt.v1.StreamEndedH\x00\x42\n\n\x08response\"o\n\rIngestRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\"\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x13.bptt.v1.EventBatch\x12&\n\nreply_mode\x18\x03 \x01(\x0e\x32\x12.bptt.v1.ReplyMode\"K\n\x0eIngestResponse\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.bptt.v1.BatchResult\"Z\n\x0cLabelRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\x12\x11\n\tsequences\x18\x03 \x03(\x04\x12\x0e\n\x06labels\x18\x04 \x03(\x01\"]\n\rLabelResponse\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\r\x12\x12\n\nduplicates\x18\x03 \x01(\r\x12\x11\n\ttrainable\x18\x04 \x01(\r\"\xad\x01\n\x10WarmStartRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\x12$\n\x07history\x18\x03 \x01(\x0b\x32\x13.bptt.v1.EventBatch\x12\x13\n\x06passes\x18\x04 \x01(\rH\x00\x88\x01\x01\x12*\n\x07updates\x18\x05 \x01(\x0e\x32\x19.bptt.v1.WarmStartUpdatesB\t\n\x07_passes\"G\n\x11WarmStartResponse\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12\x0c\n\x04loss\x18\x02 \x03(\x01\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x04\"\\\n\x0f\x46orecastRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\x12\x14\n\x07horizon\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_horizon\"w\n\x10\x46orecastResponse\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12\"\n\x07outcome\x18\x02 \x01(\x0b\x32\x11.bptt.v1.Outcomes\x12\x19\n\x0ctimestamp_ns\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0f\n\r_timestamp_ns\"\"\n\x0cWatchRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x7f\n\rWatchResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x10.bptt.v1.SessionH\x00\x12%\n\x08outcomes\x18\x02 \x01(\x0b\x32\x11.bptt.v1.OutcomesH\x00\x12\x16\n\x0e\x64ropped_events\x18\x03 \x01(\x04\x42\n\n\x08response*g\n\tReplyMode\x12\x1a\n\x16REPLY_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10REPLY_MODE_EVERY\x10\x01\x12\x13\n\x0fREPLY_MODE_LAST\x10\x02\x12\x13\n\x0fREPLY_MODE_NONE\x10\x03*\xbe\x01\n\x0cUpdateResult\x12\x1d\n\x19UPDATE_RESULT_UNSPECIFIED\x10\x00\x12\x19\n\x15UPDATE_RESULT_NOT_DUE\x10\x01\x12\x19\n\x15UPDATE_RESULT_APPLIED\x10\x02\x12\x1b\n\x17UPDATE_RESULT_NO_TARGET\x10\x03\x12\x1c\n\x18UPDATE_RESULT_NON_FINITE\x10\x04\x12\x1e\n\x1aUPDATE_RESULT_LEARNING_OFF\x10\x05*|\n\x10WarmStartUpdates\x12\"\n\x1eWARM_START_UPDATES_UNSPECIFIED\x10\x00\x12#\n\x1fWARM_START_UPDATES_PER_SEQUENCE\x10\x01\x12\x1f\n\x1bWARM_START_UPDATES_PER_PASS\x10\x02\x32\x82\x03\n\x0f\x46orecastService\x12=\n\x06Stream\x12\x16.bptt.v1.StreamRequest\x1a\x17.bptt.v1.StreamResponse(\x01\x30\x01\x12\x39\n\x06Ingest\x12\x16.bptt.v1.IngestRequest\x1a\x17.bptt.v1.IngestResponse\x12\x36\n\x05Label\x12\x15.bptt.v1.LabelRequest\x1a\x16.bptt.v1.LabelResponse\x12\x42\n\tWarmStart\x12\x19.bptt.v1.WarmStartRequest\x1a\x1a.bptt.v1.WarmStartResponse\x12?\n\x08\x46orecast\x12\x18.bptt.v1.ForecastRequest\x1a\x19.bptt.v1.ForecastResponse\x12\x38\n\x05Watch\x12\x15.bptt.v1.WatchRequest\x1a\x16.bptt.v1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bptt.v1.forecast_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLYMODE']._serialized_start=2151
-  _globals['_REPLYMODE']._serialized_end=2254
-  _globals['_UPDATERESULT']._serialized_start=2257
-  _globals['_UPDATERESULT']._serialized_end=2447
-  _globals['_EVENTBATCH']._serialized_start=79
-  _globals['_EVENTBATCH']._serialized_end=175
-  _globals['_OUTCOMES']._serialized_start=178
-  _globals['_OUTCOMES']._serialized_end=432
-  _globals['_BATCHRESULT']._serialized_start=434
-  _globals['_BATCHRESULT']._serialized_end=551
-  _globals['_STREAMOPEN']._serialized_start=553
-  _globals['_STREAMOPEN']._serialized_end=663
-  _globals['_STREAMEVENTS']._serialized_start=665
-  _globals['_STREAMEVENTS']._serialized_end=732
-  _globals['_STREAMEND']._serialized_start=734
-  _globals['_STREAMEND']._serialized_end=745
-  _globals['_STREAMREQUEST']._serialized_start=748
-  _globals['_STREAMREQUEST']._serialized_end=887
-  _globals['_STREAMOPENED']._serialized_start=889
-  _globals['_STREAMOPENED']._serialized_end=1013
-  _globals['_STREAMRESULT']._serialized_start=1015
-  _globals['_STREAMRESULT']._serialized_end=1084
-  _globals['_STREAMERROR']._serialized_start=1086
-  _globals['_STREAMERROR']._serialized_end=1210
-  _globals['_STREAMDRAINING']._serialized_start=1212
-  _globals['_STREAMDRAINING']._serialized_end=1273
-  _globals['_RESUMEPOINT']._serialized_start=1275
-  _globals['_RESUMEPOINT']._serialized_end=1328
-  _globals['_STREAMENDED']._serialized_start=1330
-  _globals['_STREAMENDED']._serialized_end=1343
-  _globals['_STREAMRESPONSE']._serialized_start=1346
-  _globals['_STREAMRESPONSE']._serialized_end=1579
-  _globals['_INGESTREQUEST']._serialized_start=1581
-  _globals['_INGESTREQUEST']._serialized_end=1692
-  _globals['_INGESTRESPONSE']._serialized_start=1694
-  _globals['_INGESTRESPONSE']._serialized_end=1769
-  _globals['_FORECASTREQUEST']._serialized_start=1771
-  _globals['_FORECASTREQUEST']._serialized_end=1863
-  _globals['_FORECASTRESPONSE']._serialized_start=1865
-  _globals['_FORECASTRESPONSE']._serialized_end=1984
-  _globals['_WATCHREQUEST']._serialized_start=1986
-  _globals['_WATCHREQUEST']._serialized_end=2020
-  _globals['_WATCHRESPONSE']._serialized_start=2022
-  _globals['_WATCHRESPONSE']._serialized_end=2149
-  _globals['_FORECASTSERVICE']._serialized_start=2450
-  _globals['_FORECASTSERVICE']._serialized_end=2712
+  _globals['_REPLYMODE']._serialized_start=2830
+  _globals['_REPLYMODE']._serialized_end=2933
+  _globals['_UPDATERESULT']._serialized_start=2936
+  _globals['_UPDATERESULT']._serialized_end=3126
+  _globals['_WARMSTARTUPDATES']._serialized_start=3128
+  _globals['_WARMSTARTUPDATES']._serialized_end=3252
+  _globals['_EVENTBATCH']._serialized_start=80
+  _globals['_EVENTBATCH']._serialized_end=216
+  _globals['_OUTCOMES']._serialized_start=219
+  _globals['_OUTCOMES']._serialized_end=613
+  _globals['_GRADIENTBYLAG']._serialized_start=615
+  _globals['_GRADIENTBYLAG']._serialized_end=675
+  _globals['_BATCHRESULT']._serialized_start=677
+  _globals['_BATCHRESULT']._serialized_end=794
+  _globals['_STREAMOPEN']._serialized_start=796
+  _globals['_STREAMOPEN']._serialized_end=906
+  _globals['_STREAMEVENTS']._serialized_start=908
+  _globals['_STREAMEVENTS']._serialized_end=975
+  _globals['_STREAMEND']._serialized_start=977
+  _globals['_STREAMEND']._serialized_end=988
+  _globals['_STREAMREQUEST']._serialized_start=991
+  _globals['_STREAMREQUEST']._serialized_end=1130
+  _globals['_STREAMOPENED']._serialized_start=1132
+  _globals['_STREAMOPENED']._serialized_end=1256
+  _globals['_STREAMRESULT']._serialized_start=1258
+  _globals['_STREAMRESULT']._serialized_end=1327
+  _globals['_STREAMERROR']._serialized_start=1329
+  _globals['_STREAMERROR']._serialized_end=1453
+  _globals['_STREAMDRAINING']._serialized_start=1455
+  _globals['_STREAMDRAINING']._serialized_end=1516
+  _globals['_RESUMEPOINT']._serialized_start=1518
+  _globals['_RESUMEPOINT']._serialized_end=1571
+  _globals['_STREAMENDED']._serialized_start=1573
+  _globals['_STREAMENDED']._serialized_end=1586
+  _globals['_STREAMRESPONSE']._serialized_start=1589
+  _globals['_STREAMRESPONSE']._serialized_end=1822
+  _globals['_INGESTREQUEST']._serialized_start=1824
+  _globals['_INGESTREQUEST']._serialized_end=1935
+  _globals['_INGESTRESPONSE']._serialized_start=1937
+  _globals['_INGESTRESPONSE']._serialized_end=2012
+  _globals['_LABELREQUEST']._serialized_start=2014
+  _globals['_LABELREQUEST']._serialized_end=2104
+  _globals['_LABELRESPONSE']._serialized_start=2106
+  _globals['_LABELRESPONSE']._serialized_end=2199
+  _globals['_WARMSTARTREQUEST']._serialized_start=2202
+  _globals['_WARMSTARTREQUEST']._serialized_end=2375
+  _globals['_WARMSTARTRESPONSE']._serialized_start=2377
+  _globals['_WARMSTARTRESPONSE']._serialized_end=2448
+  _globals['_FORECASTREQUEST']._serialized_start=2450
+  _globals['_FORECASTREQUEST']._serialized_end=2542
+  _globals['_FORECASTRESPONSE']._serialized_start=2544
+  _globals['_FORECASTRESPONSE']._serialized_end=2663
+  _globals['_WATCHREQUEST']._serialized_start=2665
+  _globals['_WATCHREQUEST']._serialized_end=2699
+  _globals['_WATCHRESPONSE']._serialized_start=2701
+  _globals['_WATCHRESPONSE']._serialized_end=2828
+  _globals['_FORECASTSERVICE']._serialized_start=3255
+  _globals['_FORECASTSERVICE']._serialized_end=3641
 # @@protoc_insertion_point(module_scope)

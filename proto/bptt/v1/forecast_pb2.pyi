@@ -23,6 +23,12 @@ class UpdateResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UPDATE_RESULT_NO_TARGET: _ClassVar[UpdateResult]
     UPDATE_RESULT_NON_FINITE: _ClassVar[UpdateResult]
     UPDATE_RESULT_LEARNING_OFF: _ClassVar[UpdateResult]
+
+class WarmStartUpdates(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WARM_START_UPDATES_UNSPECIFIED: _ClassVar[WarmStartUpdates]
+    WARM_START_UPDATES_PER_SEQUENCE: _ClassVar[WarmStartUpdates]
+    WARM_START_UPDATES_PER_PASS: _ClassVar[WarmStartUpdates]
 REPLY_MODE_UNSPECIFIED: ReplyMode
 REPLY_MODE_EVERY: ReplyMode
 REPLY_MODE_LAST: ReplyMode
@@ -33,21 +39,28 @@ UPDATE_RESULT_APPLIED: UpdateResult
 UPDATE_RESULT_NO_TARGET: UpdateResult
 UPDATE_RESULT_NON_FINITE: UpdateResult
 UPDATE_RESULT_LEARNING_OFF: UpdateResult
+WARM_START_UPDATES_UNSPECIFIED: WarmStartUpdates
+WARM_START_UPDATES_PER_SEQUENCE: WarmStartUpdates
+WARM_START_UPDATES_PER_PASS: WarmStartUpdates
 
 class EventBatch(_message.Message):
-    __slots__ = ("session_uid", "first_sequence", "timestamps_ns", "values")
+    __slots__ = ("session_uid", "first_sequence", "timestamps_ns", "values", "labels", "episode_starts")
     SESSION_UID_FIELD_NUMBER: _ClassVar[int]
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMPS_NS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_STARTS_FIELD_NUMBER: _ClassVar[int]
     session_uid: str
     first_sequence: int
     timestamps_ns: _containers.RepeatedScalarFieldContainer[int]
     values: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, session_uid: _Optional[str] = ..., first_sequence: _Optional[int] = ..., timestamps_ns: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[float]
+    episode_starts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_uid: _Optional[str] = ..., first_sequence: _Optional[int] = ..., timestamps_ns: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., labels: _Optional[_Iterable[float]] = ..., episode_starts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Outcomes(_message.Message):
-    __slots__ = ("first_sequence", "count", "horizon", "targets", "mean", "lower", "upper", "anomaly_score", "update_results", "loss", "gradient_norm", "clip_scale")
+    __slots__ = ("first_sequence", "count", "horizon", "targets", "mean", "lower", "upper", "anomaly_score", "update_results", "loss", "gradient_norm", "clip_scale", "distribution", "distribution_size", "saturation", "update_ratio", "gradient_by_lag")
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     HORIZON_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +73,11 @@ class Outcomes(_message.Message):
     LOSS_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     CLIP_SCALE_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTION_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SATURATION_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_BY_LAG_FIELD_NUMBER: _ClassVar[int]
     first_sequence: int
     count: int
     horizon: int
@@ -72,7 +90,22 @@ class Outcomes(_message.Message):
     loss: _containers.RepeatedScalarFieldContainer[float]
     gradient_norm: _containers.RepeatedScalarFieldContainer[float]
     clip_scale: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., horizon: _Optional[int] = ..., targets: _Optional[int] = ..., mean: _Optional[_Iterable[float]] = ..., lower: _Optional[_Iterable[float]] = ..., upper: _Optional[_Iterable[float]] = ..., anomaly_score: _Optional[_Iterable[float]] = ..., update_results: _Optional[_Iterable[_Union[UpdateResult, str]]] = ..., loss: _Optional[_Iterable[float]] = ..., gradient_norm: _Optional[_Iterable[float]] = ..., clip_scale: _Optional[_Iterable[float]] = ...) -> None: ...
+    distribution: _containers.RepeatedScalarFieldContainer[float]
+    distribution_size: int
+    saturation: _containers.RepeatedScalarFieldContainer[float]
+    update_ratio: _containers.RepeatedScalarFieldContainer[float]
+    gradient_by_lag: _containers.RepeatedCompositeFieldContainer[GradientByLag]
+    def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., horizon: _Optional[int] = ..., targets: _Optional[int] = ..., mean: _Optional[_Iterable[float]] = ..., lower: _Optional[_Iterable[float]] = ..., upper: _Optional[_Iterable[float]] = ..., anomaly_score: _Optional[_Iterable[float]] = ..., update_results: _Optional[_Iterable[_Union[UpdateResult, str]]] = ..., loss: _Optional[_Iterable[float]] = ..., gradient_norm: _Optional[_Iterable[float]] = ..., clip_scale: _Optional[_Iterable[float]] = ..., distribution: _Optional[_Iterable[float]] = ..., distribution_size: _Optional[int] = ..., saturation: _Optional[_Iterable[float]] = ..., update_ratio: _Optional[_Iterable[float]] = ..., gradient_by_lag: _Optional[_Iterable[_Union[GradientByLag, _Mapping]]] = ...) -> None: ...
+
+class GradientByLag(_message.Message):
+    __slots__ = ("sequence", "lag", "norm")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    NORM_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    lag: _containers.RepeatedScalarFieldContainer[int]
+    norm: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, sequence: _Optional[int] = ..., lag: _Optional[_Iterable[int]] = ..., norm: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class BatchResult(_message.Message):
     __slots__ = ("first_sequence", "last_sequence", "duplicates", "outcomes")
@@ -205,6 +238,54 @@ class IngestResponse(_message.Message):
     session_uid: str
     result: BatchResult
     def __init__(self, session_uid: _Optional[str] = ..., result: _Optional[_Union[BatchResult, _Mapping]] = ...) -> None: ...
+
+class LabelRequest(_message.Message):
+    __slots__ = ("session_id", "session_uid", "sequences", "labels")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_UID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    session_uid: str
+    sequences: _containers.RepeatedScalarFieldContainer[int]
+    labels: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, session_id: _Optional[str] = ..., session_uid: _Optional[str] = ..., sequences: _Optional[_Iterable[int]] = ..., labels: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class LabelResponse(_message.Message):
+    __slots__ = ("session_uid", "accepted", "duplicates", "trainable")
+    SESSION_UID_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    TRAINABLE_FIELD_NUMBER: _ClassVar[int]
+    session_uid: str
+    accepted: int
+    duplicates: int
+    trainable: int
+    def __init__(self, session_uid: _Optional[str] = ..., accepted: _Optional[int] = ..., duplicates: _Optional[int] = ..., trainable: _Optional[int] = ...) -> None: ...
+
+class WarmStartRequest(_message.Message):
+    __slots__ = ("session_id", "session_uid", "history", "passes", "updates")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_UID_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    PASSES_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    session_uid: str
+    history: EventBatch
+    passes: int
+    updates: WarmStartUpdates
+    def __init__(self, session_id: _Optional[str] = ..., session_uid: _Optional[str] = ..., history: _Optional[_Union[EventBatch, _Mapping]] = ..., passes: _Optional[int] = ..., updates: _Optional[_Union[WarmStartUpdates, str]] = ...) -> None: ...
+
+class WarmStartResponse(_message.Message):
+    __slots__ = ("session_uid", "loss", "applied")
+    SESSION_UID_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    session_uid: str
+    loss: _containers.RepeatedScalarFieldContainer[float]
+    applied: int
+    def __init__(self, session_uid: _Optional[str] = ..., loss: _Optional[_Iterable[float]] = ..., applied: _Optional[int] = ...) -> None: ...
 
 class ForecastRequest(_message.Message):
     __slots__ = ("session_id", "session_uid", "horizon")

@@ -45,6 +45,16 @@ class ForecastServiceStub(object):
                 request_serializer=bptt_dot_v1_dot_forecast__pb2.IngestRequest.SerializeToString,
                 response_deserializer=bptt_dot_v1_dot_forecast__pb2.IngestResponse.FromString,
                 _registered_method=True)
+        self.Label = channel.unary_unary(
+                '/bptt.v1.ForecastService/Label',
+                request_serializer=bptt_dot_v1_dot_forecast__pb2.LabelRequest.SerializeToString,
+                response_deserializer=bptt_dot_v1_dot_forecast__pb2.LabelResponse.FromString,
+                _registered_method=True)
+        self.WarmStart = channel.unary_unary(
+                '/bptt.v1.ForecastService/WarmStart',
+                request_serializer=bptt_dot_v1_dot_forecast__pb2.WarmStartRequest.SerializeToString,
+                response_deserializer=bptt_dot_v1_dot_forecast__pb2.WarmStartResponse.FromString,
+                _registered_method=True)
         self.Forecast = channel.unary_unary(
                 '/bptt.v1.ForecastService/Forecast',
                 request_serializer=bptt_dot_v1_dot_forecast__pb2.ForecastRequest.SerializeToString,
@@ -78,6 +88,22 @@ class ForecastServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Label(self, request, context):
+        """Labels of events that were acknowledged before, by sequence: scored, and learned from with the next update if the
+        step is still in the window.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WarmStart(self, request, context):
+        """Trains a session that has had no event on a history, by full backpropagation through each sequence in it.
+        The stream then goes on from the end of the history; its events are not counted, answered or scored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Forecast(self, request, context):
         """The forecast after the last acknowledged event. Changes nothing and waits for no queue.
         """
@@ -104,6 +130,16 @@ def add_ForecastServiceServicer_to_server(servicer, server):
                     servicer.Ingest,
                     request_deserializer=bptt_dot_v1_dot_forecast__pb2.IngestRequest.FromString,
                     response_serializer=bptt_dot_v1_dot_forecast__pb2.IngestResponse.SerializeToString,
+            ),
+            'Label': grpc.unary_unary_rpc_method_handler(
+                    servicer.Label,
+                    request_deserializer=bptt_dot_v1_dot_forecast__pb2.LabelRequest.FromString,
+                    response_serializer=bptt_dot_v1_dot_forecast__pb2.LabelResponse.SerializeToString,
+            ),
+            'WarmStart': grpc.unary_unary_rpc_method_handler(
+                    servicer.WarmStart,
+                    request_deserializer=bptt_dot_v1_dot_forecast__pb2.WarmStartRequest.FromString,
+                    response_serializer=bptt_dot_v1_dot_forecast__pb2.WarmStartResponse.SerializeToString,
             ),
             'Forecast': grpc.unary_unary_rpc_method_handler(
                     servicer.Forecast,
@@ -171,6 +207,60 @@ class ForecastService(object):
             '/bptt.v1.ForecastService/Ingest',
             bptt_dot_v1_dot_forecast__pb2.IngestRequest.SerializeToString,
             bptt_dot_v1_dot_forecast__pb2.IngestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Label(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bptt.v1.ForecastService/Label',
+            bptt_dot_v1_dot_forecast__pb2.LabelRequest.SerializeToString,
+            bptt_dot_v1_dot_forecast__pb2.LabelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WarmStart(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bptt.v1.ForecastService/WarmStart',
+            bptt_dot_v1_dot_forecast__pb2.WarmStartRequest.SerializeToString,
+            bptt_dot_v1_dot_forecast__pb2.WarmStartResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62ptt/v1/session.proto\x12\x07\x62ptt.v1\x1a\x14\x62ptt/v1/config.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12&\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x16.bptt.v1.SessionConfig\x12(\n\x04tags\x18\x04 \x03(\x0b\x32\x1a.bptt.v1.Session.TagsEntry\x12\x10\n\x08learning\x18\x05 \x01(\x08\x12&\n\x06limits\x18\x06 \x01(\x0b\x32\x16.bptt.v1.SessionLimits\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_sequence\x18\x08 \x01(\x04\x12\x1e\n\x11last_timestamp_ns\x18\t \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tperiod_ns\x18\n \x01(\x03H\x01\x88\x01\x01\x12&\n\x07updates\x18\x0b \x01(\x0b\x32\x15.bptt.v1.UpdateCounts\x12\x1f\n\x06scores\x18\x0c \x01(\x0b\x32\x0f.bptt.v1.Scores\x12\x0f\n\x07\x62\x61\x63kend\x18\r \x01(\t\x12\x12\n\nparameters\x18\x0e \x01(\x04\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x14\n\x12_last_timestamp_nsB\x0c\n\n_period_ns\"=\n\rSessionLimits\x12\x1a\n\rcredit_events\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_credit_events\"m\n\x0cUpdateCounts\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x04\x12\x0f\n\x07\x63lipped\x18\x02 \x01(\x04\x12\x11\n\tno_target\x18\x03 \x01(\x04\x12\x12\n\nnon_finite\x18\x04 \x01(\x04\x12\x14\n\x0clearning_off\x18\x05 \x01(\x04\"\xb0\x01\n\x06Scores\x12\r\n\x05\x63ount\x18\x01 \x03(\x04\x12\x0b\n\x03mse\x18\x02 \x03(\x01\x12\x0b\n\x03mae\x18\x03 \x03(\x01\x12\x17\n\x0fpersistence_mse\x18\x04 \x03(\x01\x12\x17\n\x0fpersistence_mae\x18\x05 \x03(\x01\x12\x14\n\x0cseasonal_mse\x18\x06 \x03(\x01\x12\x14\n\x0cseasonal_mae\x18\x07 \x03(\x01\x12\x10\n\x08\x63overage\x18\x08 \x03(\x01\x12\r\n\x05width\x18\t \x03(\x01\"\x82\x02\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x16.bptt.v1.SessionConfig\x12\x35\n\x04tags\x18\x03 \x03(\x0b\x32\'.bptt.v1.CreateSessionRequest.TagsEntry\x12\x15\n\x08learning\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12&\n\x06limits\x18\x05 \x01(\x0b\x32\x16.bptt.v1.SessionLimits\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_learning\"K\n\x15\x43reateSessionResponse\x12!\n\x07session\x18\x01 \x01(\x0b\x32\x10.bptt.v1.Session\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"7\n\x12GetSessionResponse\x12!\n\x07session\x18\x01 \x01(\x0b\x32\x10.bptt.v1.Session\"\x9f\x01\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x34\n\x04tags\x18\x03 \x03(\x0b\x32&.bptt.v1.ListSessionsRequest.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"S\n\x14ListSessionsResponse\x12\"\n\x08sessions\x18\x01 \x03(\x0b\x32\x10.bptt.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9a\x01\n\x14UpdateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\x12(\n\x07\x63hanges\x18\x03 \x01(\x0b\x32\x17.bptt.v1.SessionChanges\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\xe8\x01\n\x0eSessionChanges\x12\x15\n\x08learning\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12/\n\x04tags\x18\x03 \x03(\x0b\x32!.bptt.v1.SessionChanges.TagsEntry\x12&\n\x06limits\x18\x04 \x01(\x0b\x32\x16.bptt.v1.SessionLimits\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_learningB\x10\n\x0e_learning_rate\":\n\x15UpdateSessionResponse\x12!\n\x07session\x18\x01 \x01(\x0b\x32\x10.bptt.v1.Session\"?\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse2\x94\x03\n\x0eSessionService\x12N\n\rCreateSession\x12\x1d.bptt.v1.CreateSessionRequest\x1a\x1e.bptt.v1.CreateSessionResponse\x12\x45\n\nGetSession\x12\x1a.bptt.v1.GetSessionRequest\x1a\x1b.bptt.v1.GetSessionResponse\x12K\n\x0cListSessions\x12\x1c.bptt.v1.ListSessionsRequest\x1a\x1d.bptt.v1.ListSessionsResponse\x12N\n\rUpdateSession\x12\x1d.bptt.v1.UpdateSessionRequest\x1a\x1e.bptt.v1.UpdateSessionResponse\x12N\n\rDeleteSession\x12\x1d.bptt.v1.DeleteSessionRequest\x1a\x1e.bptt.v1.DeleteSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62ptt/v1/session.proto\x12\x07\x62ptt.v1\x1a\x14\x62ptt/v1/config.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12&\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x16.bptt.v1.SessionConfig\x12(\n\x04tags\x18\x04 \x03(\x0b\x32\x1a.bptt.v1.Session.TagsEntry\x12\x10\n\x08learning\x18\x05 \x01(\x08\x12&\n\x06limits\x18\x06 \x01(\x0b\x32\x16.bptt.v1.SessionLimits\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_sequence\x18\x08 \x01(\x04\x12\x1e\n\x11last_timestamp_ns\x18\t \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tperiod_ns\x18\n \x01(\x03H\x01\x88\x01\x01\x12&\n\x07updates\x18\x0b \x01(\x0b\x32\x15.bptt.v1.UpdateCounts\x12\x1f\n\x06scores\x18\x0c \x01(\x0b\x32\x0f.bptt.v1.Scores\x12\x0f\n\x07\x62\x61\x63kend\x18\r \x01(\t\x12\x12\n\nparameters\x18\x0e \x01(\x04\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x14\n\x12_last_timestamp_nsB\x0c\n\n_period_ns\"=\n\rSessionLimits\x12\x1a\n\rcredit_events\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_credit_events\"m\n\x0cUpdateCounts\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x04\x12\x0f\n\x07\x63lipped\x18\x02 \x01(\x04\x12\x11\n\tno_target\x18\x03 \x01(\x04\x12\x12\n\nnon_finite\x18\x04 \x01(\x04\x12\x14\n\x0clearning_off\x18\x05 \x01(\x04\"\x88\x02\n\x06Scores\x12\r\n\x05\x63ount\x18\x01 \x03(\x04\x12\x0b\n\x03mse\x18\x02 \x03(\x01\x12\x0b\n\x03mae\x18\x03 \x03(\x01\x12\x17\n\x0fpersistence_mse\x18\x04 \x03(\x01\x12\x17\n\x0fpersistence_mae\x18\x05 \x03(\x01\x12\x14\n\x0cseasonal_mse\x18\x06 \x03(\x01\x12\x14\n\x0cseasonal_mae\x18\x07 \x03(\x01\x12\x10\n\x08\x63overage\x18\x08 \x03(\x01\x12\r\n\x05width\x18\t \x03(\x01\x12\x10\n\x08log_loss\x18\n \x03(\x01\x12\x16\n\x0enaive_log_loss\x18\x0b \x03(\x01\x12\x12\n\nerror_rate\x18\x0c \x03(\x01\x12\x18\n\x10naive_error_rate\x18\r \x03(\x01\"\x82\x02\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12&\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x16.bptt.v1.SessionConfig\x12\x35\n\x04tags\x18\x03 \x03(\x0b\x32\'.bptt.v1.CreateSessionRequest.TagsEntry\x12\x15\n\x08learning\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12&\n\x06limits\x18\x05 \x01(\x0b\x32\x16.bptt.v1.SessionLimits\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_learning\"K\n\x15\x43reateSessionResponse\x12!\n\x07session\x18\x01 \x01(\x0b\x32\x10.bptt.v1.Session\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"7\n\x12GetSessionResponse\x12!\n\x07session\x18\x01 \x01(\x0b\x32\x10.bptt.v1.Session\"\x9f\x01\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x34\n\x04tags\x18\x03 \x03(\x0b\x32&.bptt.v1.ListSessionsRequest.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"S\n\x14ListSessionsResponse\x12\"\n\x08sessions\x18\x01 \x03(\x0b\x32\x10.bptt.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9a\x01\n\x14UpdateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\x12(\n\x07\x63hanges\x18\x03 \x01(\x0b\x32\x17.bptt.v1.SessionChanges\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\xe8\x01\n\x0eSessionChanges\x12\x15\n\x08learning\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12/\n\x04tags\x18\x03 \x03(\x0b\x32!.bptt.v1.SessionChanges.TagsEntry\x12&\n\x06limits\x18\x04 \x01(\x0b\x32\x16.bptt.v1.SessionLimits\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_learningB\x10\n\x0e_learning_rate\":\n\x15UpdateSessionResponse\x12!\n\x07session\x18\x01 \x01(\x0b\x32\x10.bptt.v1.Session\"?\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\"f\n\x14\x45xportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_uid\x18\x02 \x01(\t\x12%\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x15.bptt.v1.ExportFormat\"%\n\x15\x45xportSessionResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x97\x02\n\x0bImportTerms\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x15.bptt.v1.ExportFormat\x12&\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x16.bptt.v1.SessionConfig\x12,\n\x04tags\x18\x04 \x03(\x0b\x32\x1e.bptt.v1.ImportTerms.TagsEntry\x12\x15\n\x08learning\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12&\n\x06limits\x18\x06 \x01(\x0b\x32\x16.bptt.v1.SessionLimits\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_learning\"X\n\x14ImportSessionRequest\x12%\n\x05terms\x18\x01 \x01(\x0b\x32\x14.bptt.v1.ImportTermsH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07request\":\n\x15ImportSessionResponse\x12!\n\x07session\x18\x01 \x01(\x0b\x32\x10.bptt.v1.Session*j\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45XPORT_FORMAT_CHECKPOINT\x10\x01\x12\x1d\n\x19\x45XPORT_FORMAT_SAFETENSORS\x10\x02\x32\xb8\x04\n\x0eSessionService\x12N\n\rCreateSession\x12\x1d.bptt.v1.CreateSessionRequest\x1a\x1e.bptt.v1.CreateSessionResponse\x12\x45\n\nGetSession\x12\x1a.bptt.v1.GetSessionRequest\x1a\x1b.bptt.v1.GetSessionResponse\x12K\n\x0cListSessions\x12\x1c.bptt.v1.ListSessionsRequest\x1a\x1d.bptt.v1.ListSessionsResponse\x12N\n\rUpdateSession\x12\x1d.bptt.v1.UpdateSessionRequest\x1a\x1e.bptt.v1.UpdateSessionResponse\x12N\n\rDeleteSession\x12\x1d.bptt.v1.DeleteSessionRequest\x1a\x1e.bptt.v1.DeleteSessionResponse\x12P\n\rExportSession\x12\x1d.bptt.v1.ExportSessionRequest\x1a\x1e.bptt.v1.ExportSessionResponse0\x01\x12P\n\rImportSession\x12\x1d.bptt.v1.ImportSessionRequest\x1a\x1e.bptt.v1.ImportSessionResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSESSIONSREQUEST_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_SESSIONCHANGES_TAGSENTRY']._loaded_options = None
   _globals['_SESSIONCHANGES_TAGSENTRY']._serialized_options = b'8\001'
+  _globals['_IMPORTTERMS_TAGSENTRY']._loaded_options = None
+  _globals['_IMPORTTERMS_TAGSENTRY']._serialized_options = b'8\001'
+  _globals['_EXPORTFORMAT']._serialized_start=2868
+  _globals['_EXPORTFORMAT']._serialized_end=2974
   _globals['_SESSION']._serialized_start=124
   _globals['_SESSION']._serialized_end=625
   _globals['_SESSION_TAGSENTRY']._serialized_start=546
@@ -51,35 +55,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATECOUNTS']._serialized_start=690
   _globals['_UPDATECOUNTS']._serialized_end=799
   _globals['_SCORES']._serialized_start=802
-  _globals['_SCORES']._serialized_end=978
-  _globals['_CREATESESSIONREQUEST']._serialized_start=981
-  _globals['_CREATESESSIONREQUEST']._serialized_end=1239
+  _globals['_SCORES']._serialized_end=1066
+  _globals['_CREATESESSIONREQUEST']._serialized_start=1069
+  _globals['_CREATESESSIONREQUEST']._serialized_end=1327
   _globals['_CREATESESSIONREQUEST_TAGSENTRY']._serialized_start=546
   _globals['_CREATESESSIONREQUEST_TAGSENTRY']._serialized_end=589
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=1241
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=1316
-  _globals['_GETSESSIONREQUEST']._serialized_start=1318
-  _globals['_GETSESSIONREQUEST']._serialized_end=1357
-  _globals['_GETSESSIONRESPONSE']._serialized_start=1359
-  _globals['_GETSESSIONRESPONSE']._serialized_end=1414
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1417
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1576
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=1329
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=1404
+  _globals['_GETSESSIONREQUEST']._serialized_start=1406
+  _globals['_GETSESSIONREQUEST']._serialized_end=1445
+  _globals['_GETSESSIONRESPONSE']._serialized_start=1447
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1502
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1505
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1664
   _globals['_LISTSESSIONSREQUEST_TAGSENTRY']._serialized_start=546
   _globals['_LISTSESSIONSREQUEST_TAGSENTRY']._serialized_end=589
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1578
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1661
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=1664
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=1818
-  _globals['_SESSIONCHANGES']._serialized_start=1821
-  _globals['_SESSIONCHANGES']._serialized_end=2053
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1666
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1749
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=1752
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=1906
+  _globals['_SESSIONCHANGES']._serialized_start=1909
+  _globals['_SESSIONCHANGES']._serialized_end=2141
   _globals['_SESSIONCHANGES_TAGSENTRY']._serialized_start=546
   _globals['_SESSIONCHANGES_TAGSENTRY']._serialized_end=589
-  _globals['_UPDATESESSIONRESPONSE']._serialized_start=2055
-  _globals['_UPDATESESSIONRESPONSE']._serialized_end=2113
-  _globals['_DELETESESSIONREQUEST']._serialized_start=2115
-  _globals['_DELETESESSIONREQUEST']._serialized_end=2178
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=2180
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=2203
-  _globals['_SESSIONSERVICE']._serialized_start=2206
-  _globals['_SESSIONSERVICE']._serialized_end=2610
+  _globals['_UPDATESESSIONRESPONSE']._serialized_start=2143
+  _globals['_UPDATESESSIONRESPONSE']._serialized_end=2201
+  _globals['_DELETESESSIONREQUEST']._serialized_start=2203
+  _globals['_DELETESESSIONREQUEST']._serialized_end=2266
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=2268
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=2291
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=2293
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=2395
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=2397
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=2434
+  _globals['_IMPORTTERMS']._serialized_start=2437
+  _globals['_IMPORTTERMS']._serialized_end=2716
+  _globals['_IMPORTTERMS_TAGSENTRY']._serialized_start=546
+  _globals['_IMPORTTERMS_TAGSENTRY']._serialized_end=589
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=2718
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=2806
+  _globals['_IMPORTSESSIONRESPONSE']._serialized_start=2808
+  _globals['_IMPORTSESSIONRESPONSE']._serialized_end=2866
+  _globals['_SESSIONSERVICE']._serialized_start=2977
+  _globals['_SESSIONSERVICE']._serialized_end=3545
 # @@protoc_insertion_point(module_scope)

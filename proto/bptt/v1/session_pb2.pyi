@@ -2,11 +2,21 @@ from bptt.v1 import config_pb2 as _config_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ExportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXPORT_FORMAT_UNSPECIFIED: _ClassVar[ExportFormat]
+    EXPORT_FORMAT_CHECKPOINT: _ClassVar[ExportFormat]
+    EXPORT_FORMAT_SAFETENSORS: _ClassVar[ExportFormat]
+EXPORT_FORMAT_UNSPECIFIED: ExportFormat
+EXPORT_FORMAT_CHECKPOINT: ExportFormat
+EXPORT_FORMAT_SAFETENSORS: ExportFormat
 
 class Session(_message.Message):
     __slots__ = ("session_id", "uid", "config", "tags", "learning", "limits", "create_time", "last_sequence", "last_timestamp_ns", "period_ns", "updates", "scores", "backend", "parameters")
@@ -68,7 +78,7 @@ class UpdateCounts(_message.Message):
     def __init__(self, applied: _Optional[int] = ..., clipped: _Optional[int] = ..., no_target: _Optional[int] = ..., non_finite: _Optional[int] = ..., learning_off: _Optional[int] = ...) -> None: ...
 
 class Scores(_message.Message):
-    __slots__ = ("count", "mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse", "seasonal_mae", "coverage", "width")
+    __slots__ = ("count", "mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse", "seasonal_mae", "coverage", "width", "log_loss", "naive_log_loss", "error_rate", "naive_error_rate")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     MSE_FIELD_NUMBER: _ClassVar[int]
     MAE_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +88,10 @@ class Scores(_message.Message):
     SEASONAL_MAE_FIELD_NUMBER: _ClassVar[int]
     COVERAGE_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
+    LOG_LOSS_FIELD_NUMBER: _ClassVar[int]
+    NAIVE_LOG_LOSS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    NAIVE_ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
     count: _containers.RepeatedScalarFieldContainer[int]
     mse: _containers.RepeatedScalarFieldContainer[float]
     mae: _containers.RepeatedScalarFieldContainer[float]
@@ -87,7 +101,11 @@ class Scores(_message.Message):
     seasonal_mae: _containers.RepeatedScalarFieldContainer[float]
     coverage: _containers.RepeatedScalarFieldContainer[float]
     width: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, count: _Optional[_Iterable[int]] = ..., mse: _Optional[_Iterable[float]] = ..., mae: _Optional[_Iterable[float]] = ..., persistence_mse: _Optional[_Iterable[float]] = ..., persistence_mae: _Optional[_Iterable[float]] = ..., seasonal_mse: _Optional[_Iterable[float]] = ..., seasonal_mae: _Optional[_Iterable[float]] = ..., coverage: _Optional[_Iterable[float]] = ..., width: _Optional[_Iterable[float]] = ...) -> None: ...
+    log_loss: _containers.RepeatedScalarFieldContainer[float]
+    naive_log_loss: _containers.RepeatedScalarFieldContainer[float]
+    error_rate: _containers.RepeatedScalarFieldContainer[float]
+    naive_error_rate: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, count: _Optional[_Iterable[int]] = ..., mse: _Optional[_Iterable[float]] = ..., mae: _Optional[_Iterable[float]] = ..., persistence_mse: _Optional[_Iterable[float]] = ..., persistence_mae: _Optional[_Iterable[float]] = ..., seasonal_mse: _Optional[_Iterable[float]] = ..., seasonal_mae: _Optional[_Iterable[float]] = ..., coverage: _Optional[_Iterable[float]] = ..., width: _Optional[_Iterable[float]] = ..., log_loss: _Optional[_Iterable[float]] = ..., naive_log_loss: _Optional[_Iterable[float]] = ..., error_rate: _Optional[_Iterable[float]] = ..., naive_error_rate: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class CreateSessionRequest(_message.Message):
     __slots__ = ("session_id", "config", "tags", "learning", "limits")
@@ -203,3 +221,56 @@ class DeleteSessionRequest(_message.Message):
 class DeleteSessionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ExportSessionRequest(_message.Message):
+    __slots__ = ("session_id", "session_uid", "format")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_UID_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    session_uid: str
+    format: ExportFormat
+    def __init__(self, session_id: _Optional[str] = ..., session_uid: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ...) -> None: ...
+
+class ExportSessionResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class ImportTerms(_message.Message):
+    __slots__ = ("session_id", "format", "config", "tags", "learning", "limits")
+    class TagsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    format: ExportFormat
+    config: _config_pb2.SessionConfig
+    tags: _containers.ScalarMap[str, str]
+    learning: bool
+    limits: SessionLimits
+    def __init__(self, session_id: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ..., config: _Optional[_Union[_config_pb2.SessionConfig, _Mapping]] = ..., tags: _Optional[_Mapping[str, str]] = ..., learning: bool = ..., limits: _Optional[_Union[SessionLimits, _Mapping]] = ...) -> None: ...
+
+class ImportSessionRequest(_message.Message):
+    __slots__ = ("terms", "data")
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    terms: ImportTerms
+    data: bytes
+    def __init__(self, terms: _Optional[_Union[ImportTerms, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ImportSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...

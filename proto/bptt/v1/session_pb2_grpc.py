@@ -60,6 +60,16 @@ class SessionServiceStub(object):
                 request_serializer=bptt_dot_v1_dot_session__pb2.DeleteSessionRequest.SerializeToString,
                 response_deserializer=bptt_dot_v1_dot_session__pb2.DeleteSessionResponse.FromString,
                 _registered_method=True)
+        self.ExportSession = channel.unary_stream(
+                '/bptt.v1.SessionService/ExportSession',
+                request_serializer=bptt_dot_v1_dot_session__pb2.ExportSessionRequest.SerializeToString,
+                response_deserializer=bptt_dot_v1_dot_session__pb2.ExportSessionResponse.FromString,
+                _registered_method=True)
+        self.ImportSession = channel.stream_unary(
+                '/bptt.v1.SessionService/ImportSession',
+                request_serializer=bptt_dot_v1_dot_session__pb2.ImportSessionRequest.SerializeToString,
+                response_deserializer=bptt_dot_v1_dot_session__pb2.ImportSessionResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer(object):
@@ -102,6 +112,20 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportSession(self, request, context):
+        """The session after the events acknowledged or queued so far, or its network alone, as the bytes of a file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportSession(self, request_iterator, context):
+        """Makes a session from such bytes, under an id that is free. The terms come first, then the bytes in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +153,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.DeleteSession,
                     request_deserializer=bptt_dot_v1_dot_session__pb2.DeleteSessionRequest.FromString,
                     response_serializer=bptt_dot_v1_dot_session__pb2.DeleteSessionResponse.SerializeToString,
+            ),
+            'ExportSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportSession,
+                    request_deserializer=bptt_dot_v1_dot_session__pb2.ExportSessionRequest.FromString,
+                    response_serializer=bptt_dot_v1_dot_session__pb2.ExportSessionResponse.SerializeToString,
+            ),
+            'ImportSession': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportSession,
+                    request_deserializer=bptt_dot_v1_dot_session__pb2.ImportSessionRequest.FromString,
+                    response_serializer=bptt_dot_v1_dot_session__pb2.ImportSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +301,60 @@ class SessionService(object):
             '/bptt.v1.SessionService/DeleteSession',
             bptt_dot_v1_dot_session__pb2.DeleteSessionRequest.SerializeToString,
             bptt_dot_v1_dot_session__pb2.DeleteSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/bptt.v1.SessionService/ExportSession',
+            bptt_dot_v1_dot_session__pb2.ExportSessionRequest.SerializeToString,
+            bptt_dot_v1_dot_session__pb2.ExportSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportSession(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/bptt.v1.SessionService/ImportSession',
+            bptt_dot_v1_dot_session__pb2.ImportSessionRequest.SerializeToString,
+            bptt_dot_v1_dot_session__pb2.ImportSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,11 +14,16 @@ from bptt_client.aio import AsyncClient, AsyncSessionHandle, AsyncWatch
 from bptt_client.aio_stream import AsyncStream
 from bptt_client.client import Client, SessionHandle, Watch
 from bptt_client.errors import (
+    AlreadyStarted,
     BpttError,
     ClientClosed,
     CreditExceeded,
     DeadlineExceeded,
     InvalidRequest,
+    LabelConflict,
+    LabelError,
+    LabelTooOld,
+    LabelUnknownSequence,
     LimitReached,
     MessageTooLarge,
     NoEvents,
@@ -41,6 +46,7 @@ from bptt_client.feed import Resume
 from bptt_client.replies import (
     BatchResult,
     Forecast,
+    LabelResult,
     Outcomes,
     Reply,
     Scores,
@@ -49,10 +55,12 @@ from bptt_client.replies import (
     TargetForecast,
     Update,
     UpdateCounts,
+    WarmStartResult,
 )
 from bptt_client.stream import Stream
 
 __all__ = [
+    "AlreadyStarted",
     "AsyncClient",
     "AsyncSessionHandle",
     "AsyncStream",
@@ -65,6 +73,11 @@ __all__ = [
     "DeadlineExceeded",
     "Forecast",
     "InvalidRequest",
+    "LabelConflict",
+    "LabelError",
+    "LabelResult",
+    "LabelTooOld",
+    "LabelUnknownSequence",
     "LimitReached",
     "MessageTooLarge",
     "NoEvents",
@@ -93,5 +106,6 @@ __all__ = [
     "Unavailable",
     "Update",
     "UpdateCounts",
+    "WarmStartResult",
     "Watch",
 ]

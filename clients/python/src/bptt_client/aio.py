@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, Unpack
 
 import grpc
 import grpc.aio
@@ -17,8 +17,9 @@ from bptt.v1 import forecast_pb2_grpc, session_pb2_grpc
 from bptt_client import answers, calls, errors
 from bptt_client.aio_stream import AsyncStream, being_cancelled
 from bptt_client.answers import Known
+from bptt_client.events import Given, paired, paired_async
 from bptt_client.feed import Feed, Resume
-from bptt_client.replies import BatchResult, Forecast, Reply, Session, Summary
+from bptt_client.replies import BatchResult, Forecast, LabelResult, Reply, Session, Summary, WarmStartResult
 from bptt_client.rows import Row, Time
 
 T = TypeVar("T")
@@ -65,24 +66,20 @@ class AsyncClient:
         session_id: str,
         *,
         features: Sequence[str],
-        targets: Sequence[str] | None = None,
-        horizon: int | None = None,
-        seasons: Sequence[int] | None = None,
-        period_ns: int | None = None,
-        coverage: float | None = None,
-        learner: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         learning: bool | None = None,
         credit_events: int | None = None,
+        **configuration: Unpack[calls.Configuration],
     ) -> AsyncSessionHandle:
         """Makes a session, or finds the one made by the same call. None is the server's default for every field.
 
-        `learner` is a mapping, e.g. {"cell": "gru", "hidden": 16}. Raises SessionExists if the id is taken by another
-        configuration, InvalidRequest for a value out of range.
+        `configuration` has the other fields of the contract's `SessionConfig`: targets, horizon, seasons, period_ns,
+        coverage, task, labels, categories (a mapping from a channel's name to its symbols, or to their number n for
+        "0" to "n-1"), label_age, scaling, means, deviations, and learner, a mapping, e.g. {"cell": "gru", "hidden":
+        16}. Raises SessionExists if the id is taken by another configuration, InvalidRequest for a value out of range.
         """
-        configuration = calls.configuration(features, targets, horizon, seasons, period_ns, coverage, learner)
-        call = calls.create_session(session_id, configuration, tags, learning, credit_events)
-        return self._handle(await self._run(call))
+        fields = {"features": features, **configuration}
+        return self._handle(await self._run(calls.create_session(session_id, fields, tags, learning, credit_events)))
 
     async def session(self, session_id: str) -> AsyncSessionHandle:
         """A handle on a session that exists. Raises SessionNotFound."""
@@ -109,19 +106,54 @@ class AsyncClient:
         """Removes a session and what is stored of it. Raises SessionNotFound."""
         await self._run(calls.delete_session(session_id, session_uid))
 
+    async def export_session(
+        self,
+        session_id: str,
+        format: calls.ExportFormat = "checkpoint",  # noqa: A002 - the contract's word
+        *,
+        session_uid: str = "",
+    ) -> bytes:
+        """The session as the bytes of a file: a "checkpoint" is all of it, "safetensors" the parameters of its network,
+        named as in a PyTorch state dict (modules `rnn` and `readout`). Raises SessionNotFound.
+        """
+        return await self._run(calls.export_session(session_id, session_uid, format))
+
+    async def import_session(
+        self,
+        data: bytes,
+        session_id: str,
+        format: calls.ExportFormat = "checkpoint",  # noqa: A002 - the contract's word
+        *,
+        features: Sequence[str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        learning: bool | None = None,
+        credit_events: int | None = None,
+        **configuration: Unpack[calls.Configuration],
+    ) -> AsyncSessionHandle:
+        """Makes a session, under an id that is free, of such bytes. It goes on where the checkpoint was, or begins with
+        the network of the safetensors.
+
+        Safetensors need the configuration that the network is to run in, as `create_session` takes it (cell, layers and
+        hidden may be left to the file); a checkpoint has its own. Not tried again by itself: after a lost answer the
+        session may be there. Raises SessionExists, InvalidRequest for bytes that are no such file.
+        """
+        fields = {"features": features, **configuration}
+        call = calls.import_session(data, session_id, format, fields, tags, learning, credit_events)
+        return self._handle(await self._run(call))
+
     def _handle(self, session: Session) -> AsyncSessionHandle:
         return AsyncSessionHandle(self, Known.of(session))
 
-    async def _run(self, call: calls.Call[T], known: Known | None = None) -> T:
+    async def _run(self, call: calls.Call[T], known: Known | None = None, timeout_s: float | None = None) -> T:
         try:
-            answer = await self._begin(call.method, call.request, timeout=self._timeout_s)
+            begun = self._begin(call.method, call.request, timeout=timeout_s or self._timeout_s)
+            return call.decode([piece async for piece in begun] if call.in_pieces else await begun)
         except grpc.RpcError as error:
-            raise answers.failure(error, known, call.prefixes) from error
+            raise answers.failure(error, known, call.prefixes, call.numbering) from error
         except asyncio.CancelledError:
             if being_cancelled():
                 raise
             raise errors.ClientClosed from None
-        return call.decode(answer)
 
     def _begin(self, method: str, request: Any, **options: Any) -> Any:
         try:
@@ -150,16 +182,21 @@ class AsyncSessionHandle:
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the values of an event, in order."""
-        return self._known.features
+        return self._known.features.names
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of an event's labels, in order; none where the targets are features."""
+        return self._known.labels.names
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the forecast features, in the order of every reply."""
+        """Names of what is predicted, in the order of every reply: the labels, or the features to forecast."""
         return self._known.targets
 
     @property
     def horizon(self) -> int:
-        """How many events ahead a forecast reaches."""
+        """How many events ahead a forecast reaches; with labels 1, and it is the event's own."""
         return self._known.horizon
 
     @property
@@ -173,18 +210,24 @@ class AsyncSessionHandle:
         self._known = Known.of(session)
         return session
 
-    async def learn_one(self, row: Row, *, timestamp: Time | None = None) -> Reply:
-        """Sends one event and waits for its reply. After a timeout or a cancellation the server may have taken it or
-        not: repeating the same row is safe; before any other, call refresh().
+    async def learn_one(
+        self, row: Row, *, timestamp: Time | None = None, labels: Row | None = None, new_episode: bool = False
+    ) -> Reply:
+        """Sends one event and waits for its reply; with `new_episode` the network first forgets what came before. After
+        a timeout or a cancellation the server may have taken it or not: repeating the same row is safe; before any
+        other, call refresh().
         """
         async with self._one_at_a_time:
-            return await self._client._run(calls.learn_one(self._known, row, timestamp), self._known)
+            call = calls.learn_one(self._known, Given(row, timestamp, labels, new_episode))
+            return await self._client._run(call, self._known)
 
     async def learn_many(
         self,
         rows: Iterable[Row] | AsyncIterable[Row],
         *,
         timestamps: Iterable[Time] | None = None,
+        labels: Iterable[Row | None] | None = None,
+        episode_starts: Iterable[SupportsIndex] | None = None,
         start: int = 0,
         batch: int = calls.DEFAULT_BATCH,
         reply: calls.ReplyMode = "last",
@@ -194,16 +237,17 @@ class AsyncSessionHandle:
     ) -> Summary:
         """Streams rows in batches until all are acknowledged, resuming by itself; the first `start` are left out.
 
-        `reply` says which events are answered: every one, the last of each batch, or none; `on_reply` gets those
-        replies, `on_batch` whole batches. At most `in_flight` events are unacknowledged at a time (None: the
-        server's credit). Where it ends early, the server may have taken more than was acknowledged: call refresh()
-        before sending other rows. Raises InvalidRequest with the `row` that was refused; those before its batch are
-        learned.
+        `timestamps` and `labels` have one entry per row (None: that row's labels are not known yet), `episode_starts`
+        numbers of rows from 0. `reply` says which events are answered: every one, the last of each batch, or none;
+        `on_reply` gets those replies, `on_batch` whole batches. At most `in_flight` events are unacknowledged at a time
+        (None: the server's credit). Where it ends early, the server may have taken more than was acknowledged:
+        call refresh() before sending other rows. Raises InvalidRequest with the `row` that was refused; those before
+        its batch are learned.
         """
         tally = calls.Tally(self.last_sequence, on_reply, on_batch)
         async with self._stream(reply, batch, False, in_flight, start) as stream:
-            async for row, timestamp in calls.paired_async(rows, timestamps, start):
-                await stream.send(row, timestamp)
+            async for given in paired_async(rows, timestamps, labels, episode_starts, start):
+                await stream.send(*given)
                 tally.add(stream.results())
             await stream.flush()
         tally.add(stream.results())
@@ -214,6 +258,38 @@ class AsyncSessionHandle:
         batches.
         """
         return self._stream(reply, batch, True, None, 0)
+
+    async def label(self, sequence: int, labels: Row) -> LabelResult:
+        """Tells the labels of one event; see `label_many`."""
+        return await self.label_many({sequence: labels})
+
+    async def label_many(self, labels: Mapping[int, Row]) -> LabelResult:
+        """Tells labels of acknowledged events by sequence, any time within the session's `label_age`: they are scored,
+        and learned from if their step is still in the window. Telling the same again is safe. Raises LabelConflict if
+        one was known to be another.
+        """
+        return calls.total([await self._client._run(call, self._known) for call in calls.label(self._known, labels)])
+
+    async def warm_start(
+        self,
+        rows: Iterable[Row],
+        *,
+        timestamps: Iterable[Time] | None = None,
+        labels: Iterable[Row | None] | None = None,
+        episode_starts: Iterable[SupportsIndex] | None = None,
+        passes: int | None = None,
+        updates: calls.WarmStartUpdates | None = None,
+        timeout_s: float | None = None,
+    ) -> WarmStartResult:
+        """Trains a session that has had no event on a history, by full backpropagation through each sequence in it (an
+        episode is one). The stream goes on from its end; its rows are not counted.
+
+        `updates` is "per_sequence" (the default) or "per_pass"; `timeout_s` None is the client's. Not tried again by
+        itself: after a lost answer AlreadyStarted on a second try says that the first was carried out.
+        """
+        history = paired(rows, timestamps, labels, episode_starts)
+        call = calls.warm_start(self._known, history, passes, updates)
+        return await self._client._run(call, self._known, timeout_s)
 
     async def forecast(self, horizon: int | None = None) -> Forecast:
         """The forecast after the last acknowledged event. Changes nothing. Raises NoEvents before the first."""
@@ -230,6 +306,13 @@ class AsyncSessionHandle:
         default.
         """
         return await self._client.update_session(self.session_id, session_uid=self.uid, **changes)
+
+    async def export(
+        self,
+        format: calls.ExportFormat = "checkpoint",  # noqa: A002 - the contract's word
+    ) -> bytes:
+        """This incarnation of the session as the bytes of a file; see the client's `export_session`."""
+        return await self._client.export_session(self.session_id, format, session_uid=self.uid)
 
     async def delete(self) -> None:
         """Removes this incarnation of the session."""

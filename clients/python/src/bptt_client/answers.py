@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Final, TypeVar, cast
+from typing import Final, NamedTuple, TypeVar, cast
 
 import grpc
 from google.rpc import error_details_pb2
@@ -16,28 +17,64 @@ from grpc_status import rpc_status
 from bptt.v1 import error_pb2, forecast_pb2, session_pb2
 from bptt_client import config, errors
 from bptt_client.replies import UPDATE_NAMES, BatchResult, Outcomes, Scores, Session, UpdateCounts
+from bptt_client.rows import Channels
 
 T = TypeVar("T")
-_IN_BATCH: Final = re.compile(r"values\[(\d+)\]\[(\d+)\]")
+_BY_EVENT: Final = ("anomaly_score", "loss", "gradient_norm", "clip_scale", "saturation", "update_ratio")
+_BY_PAIR: Final = ("mean", "lower", "upper")
+_IN_BATCH: Final = re.compile(r"(values|labels)\[(\d+)\]\[(\d+)\]")
 
 
 @dataclass(slots=True)
 class Known:
-    """What a handle knows about its session; `last_sequence` moves on with every acknowledgement."""
+    """What a handle knows about its session; `last_sequence` moves on with every acknowledgement. `symbols` are those
+    of the one categorical target, `levels` those of the quantiles.
+    """
 
     session_id: str
     uid: str
-    features: tuple[str, ...]
+    features: Channels
+    labels: Channels
     targets: tuple[str, ...]
+    symbols: tuple[str, ...]
+    levels: tuple[float, ...]
     horizon: int
+    credit_events: int
     last_sequence: int
 
     @classmethod
     def of(cls, session: Session) -> Known:
         """The facts a handle needs of a session."""
+        symbols = session.config.get("categories", {})
+        positions = {name: {symbol: i for i, symbol in enumerate(own)} for name, own in symbols.items()}
         return cls(
-            session.session_id, session.uid, session.features, session.targets, session.horizon, session.last_sequence
+            session_id=session.session_id,
+            uid=session.uid,
+            features=Channels(session.features, positions),
+            labels=Channels(session.labels, positions, "label"),
+            targets=session.targets,
+            symbols=tuple(symbols.get(session.targets[0], ())),
+            levels=tuple(session.config.get("learner", {}).get("quantiles", ())),
+            horizon=session.horizon,
+            credit_events=session.credit_events,
+            last_sequence=session.last_sequence,
         )
+
+
+class Numbering(NamedTuple):
+    """How the caller numbers the events of a request, by position: sequences, rows, or both. `whole`: a refusal that
+    names no event is said of all of them.
+    """
+
+    sequences: Sequence[int] = ()
+    rows: Sequence[int] = ()
+    whole: bool = False
+
+    def words(self, position: int) -> str:
+        """The place of one event."""
+        if not self.rows:
+            return f"sequence {self.sequences[position]}"
+        return f"row {self.rows[position]}" + (f" (sequence {self.sequences[position]})" if self.sequences else "")
 
 
 def read_session(message: session_pb2.Session) -> Session:
@@ -55,55 +92,59 @@ def read_session(message: session_pb2.Session) -> Session:
         last_timestamp_ns=message.last_timestamp_ns if message.HasField("last_timestamp_ns") else None,
         period_ns=message.period_ns if message.HasField("period_ns") else None,
         updates=UpdateCounts(counts.applied, counts.clipped, counts.no_target, counts.non_finite, counts.learning_off),
-        scores=_read_scores(message.scores, len(message.config.targets)) if message.HasField("scores") else None,
+        scores=_read_scores(message) if message.HasField("scores") else None,
         backend=message.backend,
         parameters=message.parameters,
     )
 
 
-def _read_scores(message: session_pb2.Scores, targets: int) -> Scores:
+def _read_scores(session: session_pb2.Session) -> Scores:
+    message, targets = session.scores, len(session.config.labels or session.config.targets)
+
     def nested(values: Sequence[T]) -> list[list[T]]:
         return [list(values[i : i + targets]) for i in range(0, len(values), targets)]
 
-    return Scores(
-        count=nested(message.count),
-        mse=nested(message.mse),
-        mae=nested(message.mae),
-        persistence_mse=nested(message.persistence_mse),
-        persistence_mae=nested(message.persistence_mae),
-        seasonal_mse=nested(message.seasonal_mse) or None,
-        seasonal_mae=nested(message.seasonal_mae) or None,
-        coverage=nested(message.coverage),
-        width=nested(message.width),
-    )
+    means = (f.name for f in dataclasses.fields(Scores) if f.name != "count")
+    return Scores(count=nested(message.count), **{name: nested(getattr(message, name)) or None for name in means})
 
 
 def read_result(message: forecast_pb2.BatchResult, known: Known, round_trip_s: float) -> BatchResult:
     """The answer to one batch."""
-    outcomes = read_outcomes(message.outcomes, known.targets) if message.HasField("outcomes") else None
+    outcomes = read_outcomes(message.outcomes, known) if message.HasField("outcomes") else None
     return BatchResult(message.first_sequence, message.last_sequence, message.duplicates, outcomes, round_trip_s)
 
 
-def read_outcomes(message: forecast_pb2.Outcomes, targets: tuple[str, ...]) -> Outcomes:
+def read_outcomes(message: forecast_pb2.Outcomes, known: Known) -> Outcomes:
     """Outcomes by column. Raises ProtocolError if the columns do not fit together."""
-    cells = message.count * message.horizon * message.targets
-    forecasts = [array("d", column) for column in (message.mean, message.lower, message.upper)]
-    scalars = [array("d", c) for c in (message.anomaly_score, message.loss, message.gradient_norm, message.clip_scale)]
-    results = message.update_results
-    counts = {len(column) for column in scalars} | {len(results)}
-    cell_counts = {len(column) for column in forecasts}
-    if cell_counts != {cells} or counts != {message.count} or message.targets != len(targets):
+    columns = {name: array("d", getattr(message, name)) for name in (*_BY_EVENT, *_BY_PAIR, "distribution")}
+    results, lags, size = message.update_results, message.gradient_by_lag, message.distribution_size
+    pairs = message.count * message.horizon * message.targets
+    lengths = dict.fromkeys(_BY_EVENT, message.count) | dict.fromkeys(_BY_PAIR, pairs)
+    lengths["distribution"] = pairs * size
+    fits = all(len(columns[name]) == length for name, length in lengths.items()) and len(results) == message.count
+    fits = fits and message.targets == len(known.targets) and size in (0, len(known.symbols or known.levels))
+    if not fits or any(len(measured.lag) != len(measured.norm) for measured in lags):
         raise errors.ProtocolError("the columns of an answer do not fit together", code="INTERNAL")
     names = tuple(UPDATE_NAMES[number - 1] if 1 <= number <= len(UPDATE_NAMES) else "not_due" for number in results)
-    mean, lower, upper = forecasts
-    anomaly, loss, norm, scale = scalars
     return Outcomes(
-        message.first_sequence, targets, message.horizon, mean, lower, upper, anomaly, names, loss, norm, scale
+        first_sequence=message.first_sequence,
+        targets=known.targets,
+        horizon=message.horizon,
+        update_results=names,
+        gradient_by_lag={m.sequence: dict(zip(m.lag, m.norm, strict=True)) for m in lags},
+        distribution_size=size,
+        symbols=known.symbols,
+        levels=known.levels,
+        **columns,
     )
 
 
-def failure(error: grpc.RpcError, known: Known | None = None, prefixes: Sequence[str] = ()) -> errors.BpttError:
-    """The exception for a call that ended badly, from its status and `google.rpc` details; `prefixes` as in `named`."""
+def failure(
+    error: grpc.RpcError, known: Known | None = None, prefixes: Sequence[str] = (), numbering: Numbering | None = None
+) -> errors.BpttError:
+    """The exception for a call that ended badly, from its status and `google.rpc` details; `prefixes` as in `named`,
+    `numbering` as in `located`.
+    """
     call = cast(grpc.Call, error)
     code, message = call.code().name, call.details() or ""
     reason, metadata, delay = "", dict[str, str](), None
@@ -117,7 +158,8 @@ def failure(error: grpc.RpcError, known: Known | None = None, prefixes: Sequence
             reason, metadata = info.reason, dict(info.metadata)
         elif detail.Unpack(retry):
             delay = retry.retry_delay.ToTimedelta().total_seconds()
-    return named(rewound(errors.from_facts(code, reason, message, metadata, delay), known), prefixes)
+    made = named(rewound(errors.from_facts(code, reason, message, metadata, delay), known), prefixes)
+    return made if known is None or numbering is None else located(made, known, numbering)
 
 
 def stream_failure(error: error_pb2.Error) -> errors.BpttError:
@@ -127,19 +169,22 @@ def stream_failure(error: error_pb2.Error) -> errors.BpttError:
     return errors.from_facts(code, error.reason, error.message, error.metadata, delay)
 
 
-def located(error: errors.BpttError, known: Known, first_sequence: int, first_row: int, count: int) -> errors.BpttError:
-    """The same error of a batch of `count` events, the first with `first_sequence` and the caller's `first_row`, with
-    the place of a refused value in the caller's numbering.
+def located(error: errors.BpttError, known: Known, numbering: Numbering) -> errors.BpttError:
+    """The same error of a request about several events, with the place of a refused value in the caller's numbering
+    and under its channel's name.
     """
-    if isinstance(error, errors.InvalidRequest):
-        where = f"rows {first_row}..{first_row + count - 1}"
-        place = _IN_BATCH.fullmatch(error.field)
-        text = str(error)
-        if place is not None:
-            error.row, error.sequence = first_row + int(place[1]), first_sequence + int(place[1])
-            where = f"row {error.row} (sequence {error.sequence})"
-            text = text.replace(place[0], known.features[int(place[2])])
-        error.args = (f"{where}: {text}",)
+    if not isinstance(error, errors.InvalidRequest):
+        return error
+    place, text, where = _IN_BATCH.fullmatch(error.field), str(error), ""
+    if place is not None:
+        position, channels = int(place[2]), known.labels if place[1] == "labels" else known.features
+        error.row = numbering.rows[position] if numbering.rows else None
+        error.sequence = numbering.sequences[position] if numbering.sequences else None
+        where = f"{numbering.words(position)}: "
+        text = text.replace(place[0], channels.names[int(place[3])])
+    elif numbering.whole:
+        where = f"rows {numbering.rows[0]}..{numbering.rows[-1]}: "
+    error.args = (f"{where}{text}",)
     return error
 
 

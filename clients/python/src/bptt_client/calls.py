@@ -7,19 +7,18 @@ resumes by itself is decided in `feed.py`.
 from __future__ import annotations
 
 import json
-from array import array
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any, Final, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
 
 from google.protobuf.message import Message
 
 from bptt.v1 import forecast_pb2, session_pb2
 from bptt_client import config, errors
-from bptt_client.answers import Known, read_outcomes, read_result, read_session
-from bptt_client.replies import BatchResult, Forecast, Reply, Session, Summary
-from bptt_client.rows import Row, Time, encode_row, encode_time
+from bptt_client.answers import Known, Numbering, read_outcomes, read_result, read_session
+from bptt_client.events import Given, gathered
+from bptt_client.replies import BatchResult, Forecast, LabelResult, Reply, Session, Summary, WarmStartResult
+from bptt_client.rows import Row, encode_row
 
 T = TypeVar("T")
 ReplyMode = Literal["every", "last", "none"]
@@ -28,15 +27,30 @@ REPLY_MODES: Final = {
     "last": forecast_pb2.REPLY_MODE_LAST,
     "none": forecast_pb2.REPLY_MODE_NONE,
 }
+WarmStartUpdates = Literal["per_sequence", "per_pass"]
+WARM_START_UPDATES: Final = {
+    "per_sequence": forecast_pb2.WARM_START_UPDATES_PER_SEQUENCE,
+    "per_pass": forecast_pb2.WARM_START_UPDATES_PER_PASS,
+}
+ExportFormat = Literal["checkpoint", "safetensors"]
+EXPORT_FORMATS: Final = {
+    "checkpoint": session_pb2.EXPORT_FORMAT_CHECKPOINT,
+    "safetensors": session_pb2.EXPORT_FORMAT_SAFETENSORS,
+}
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_BATCH: Final = 64
 PAGE_SIZE: Final = 100
+PIECE_BYTES: Final = 64 * 1024
+MOST_LABELLED: Final = 256  # events in one call
 
-# Ingest may be repeated: the server recognises the events. Streams resume by themselves, so gRPC must leave them alone.
+# What may be repeated: the server recognises events and labels that come again. Not a warm start or an import, which
+# would find what the first one did. Streams resume by themselves, so gRPC must leave them alone.
 _RETRIED: Final = {
-    "bptt.v1.SessionService": ("CreateSession", "GetSession", "ListSessions", "UpdateSession", "DeleteSession"),
-    "bptt.v1.ForecastService": ("Ingest", "Forecast"),
-}
+    "bptt.v1.SessionService": (
+        "CreateSession", "GetSession", "ListSessions", "UpdateSession", "DeleteSession", "ExportSession",
+    ),
+    "bptt.v1.ForecastService": ("Ingest", "Label", "Forecast"),
+}  # fmt: skip
 _RETRY_POLICY: Final = {
     "maxAttempts": 5,
     "initialBackoff": "0.1s",
@@ -61,37 +75,39 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 )
 
 
+class Configuration(TypedDict, total=False):
+    """The fields of a session's configuration beside its features; None leaves one to the server. Their meanings,
+    ranges and defaults are those of `SessionConfig` in `bptt/v1/config.proto`.
+    """
+
+    targets: Sequence[str] | None
+    horizon: int | None
+    seasons: Sequence[int] | None
+    period_ns: int | None
+    coverage: float | None
+    learner: Mapping[str, Any] | None
+    task: Literal["forecast", "regress", "classify"] | None
+    labels: Sequence[str] | None
+    categories: Mapping[str, Sequence[str] | int] | None
+    label_age: int | None
+    scaling: Literal["online", "fixed"] | None
+    means: Sequence[float] | None
+    deviations: Sequence[float] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One unary request: the method's name, the message, how to read the answer, and what stands before the caller's
-    names of the fields in the message's.
+    """One request: the method's name, the message (or messages, where the method takes a stream of them), how to read
+    the answer (`in_pieces`: all of the answers), what stands before the caller's names of the fields in the message's,
+    and how the caller numbers the events in it.
     """
 
     method: str
-    request: Message
+    request: Message | Iterator[Message]
     decode: Callable[[Any], T]
     prefixes: tuple[str, ...] = ()
-
-
-def configuration(
-    features: Sequence[str],
-    targets: Sequence[str] | None,
-    horizon: int | None,
-    seasons: Sequence[int] | None,
-    period_ns: int | None,
-    coverage: float | None,
-    learner: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """The fields of a session's configuration by name; None leaves one to the server."""
-    return {
-        "features": features,
-        "targets": targets,
-        "horizon": horizon,
-        "seasons": seasons,
-        "period_ns": period_ns,
-        "coverage": coverage,
-        "learner": learner,
-    }
+    numbering: Numbering | None = None
+    in_pieces: bool = False
 
 
 def create_session(
@@ -102,14 +118,61 @@ def create_session(
     credit_events: int | None,
 ) -> Call[Session]:
     """Makes the session, or finds the one that was made by the same request."""
-    request = session_pb2.CreateSessionRequest(
-        session_id=session_id, config=config.session_config(configuration), tags=tags
-    )
-    if learning is not None:
-        request.learning = learning
-    if credit_events is not None:
-        request.limits.credit_events = credit_events
+    request = session_pb2.CreateSessionRequest(session_id=session_id, config=config.session_config(configuration))
+    _describe(request, tags, learning, credit_events)
     return Call("CreateSession", request, lambda answer: read_session(answer.session), ("config.", "limits."))
+
+
+def _describe(
+    message: session_pb2.CreateSessionRequest | session_pb2.ImportTerms,
+    tags: Mapping[str, str] | None,
+    learning: bool | None,
+    credit_events: int | None,
+) -> None:
+    """Sets, in place, what a new session is beside its configuration."""
+    message.tags.update(tags or {})
+    if learning is not None:
+        message.learning = learning
+    if credit_events is not None:
+        message.limits.credit_events = credit_events
+
+
+def export_session(session_id: str, uid: str, file_format: ExportFormat) -> Call[bytes]:
+    """The session, or its network alone, as the bytes of a file."""
+    request = session_pb2.ExportSessionRequest(
+        session_id=session_id, session_uid=uid, format=_choice("format", file_format, EXPORT_FORMATS)
+    )
+    return Call("ExportSession", request, lambda pieces: b"".join(p.data for p in pieces), in_pieces=True)
+
+
+def import_session(
+    data: bytes,
+    session_id: str,
+    file_format: ExportFormat,
+    configuration: Mapping[str, Any],
+    tags: Mapping[str, str] | None,
+    learning: bool | None,
+    credit_events: int | None,
+) -> Call[Session]:
+    """Makes a session of the bytes of a file; of `configuration` only what is not None is sent."""
+    terms = session_pb2.ImportTerms(session_id=session_id, format=_choice("format", file_format, EXPORT_FORMATS))
+    _describe(terms, tags, learning, credit_events)
+    if any(value is not None for value in configuration.values()):
+        terms.config.CopyFrom(config.session_config(configuration))
+
+    def requests() -> Iterator[Message]:
+        yield session_pb2.ImportSessionRequest(terms=terms)
+        for start in range(0, len(data), PIECE_BYTES):
+            yield session_pb2.ImportSessionRequest(data=data[start : start + PIECE_BYTES])
+
+    prefixes = ("terms.config.", "terms.limits.", "terms.", "config.", "limits.")
+    return Call("ImportSession", requests(), lambda answer: read_session(answer.session), prefixes)
+
+
+def _choice(name: str, value: str, choices: Mapping[str, T]) -> T:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(choices)}")
+    return choices[value]
 
 
 def get_session(session_id: str) -> Call[Session]:
@@ -151,22 +214,69 @@ def delete_session(session_id: str, uid: str) -> Call[None]:
     return Call("DeleteSession", request, lambda answer: None)
 
 
-def learn_one(known: Known, row: Row, timestamp: Time | None) -> Call[Reply]:
+def learn_one(known: Known, given: Given) -> Call[Reply]:
     """One event after the last acknowledged one. The answer moves `known` on."""
-    values, time = encode_row(row, known.features), encode_time(timestamp)
-    batch = event_batch(known.uid, known.last_sequence + 1, values, [] if time is None else [time])
+    batch = gathered(known, known.last_sequence + 1, [given])
     request = forecast_pb2.IngestRequest(
-        session_id=known.session_id, batch=batch, reply_mode=forecast_pb2.REPLY_MODE_LAST
+        session_id=known.session_id, batch=batch.message(known.uid), reply_mode=forecast_pb2.REPLY_MODE_LAST
     )
 
     def decode(answer: Any) -> Reply:
         result = read_result(answer.result, known, 0.0)
-        known.last_sequence = max(known.last_sequence, batch.first_sequence)
+        known.last_sequence = max(known.last_sequence, batch.first)
         if result.outcomes is None or len(result.outcomes) == 0:
             raise errors.ProtocolError("the answer to one event carries no outcome", code="INTERNAL")
         return result.outcomes[-1]
 
-    return Call("Ingest", request, decode)
+    return Call("Ingest", request, decode, numbering=Numbering(sequences=[batch.first]))
+
+
+def label(known: Known, labels: Mapping[int, Row]) -> list[Call[LabelResult]]:
+    """Labels of events by sequence, in as many calls as their number needs. Raises TypeError or ValueError."""
+    if not known.labels.names:
+        raise ValueError("labels are given; allowed: none, as the session has no labels")
+    sequences, most = sorted(labels), min(MOST_LABELLED, known.credit_events)
+    return [_label_some(known, labels, sequences[start : start + most]) for start in range(0, len(sequences), most)]
+
+
+def _label_some(known: Known, labels: Mapping[int, Row], sequences: list[int]) -> Call[LabelResult]:
+    request = forecast_pb2.LabelRequest(session_id=known.session_id, session_uid=known.uid, sequences=sequences)
+    for sequence in sequences:
+        request.labels.extend(encode_row(labels[sequence], known.labels))
+    return Call(
+        "Label",
+        request,
+        lambda answer: LabelResult(answer.accepted, answer.duplicates, answer.trainable),
+        numbering=Numbering(sequences),
+    )
+
+
+def total(results: Sequence[LabelResult]) -> LabelResult:
+    """What several calls did with labels, together."""
+    return LabelResult(
+        sum(result.accepted for result in results),
+        sum(result.duplicates for result in results),
+        sum(result.trainable for result in results),
+    )
+
+
+def warm_start(
+    known: Known, history: Iterable[Given], passes: int | None, updates: WarmStartUpdates | None
+) -> Call[WarmStartResult]:
+    """Trains a session that has had no event on a history."""
+    batch = gathered(known, 1, history)
+    request = forecast_pb2.WarmStartRequest(
+        session_id=known.session_id, session_uid=known.uid, history=batch.message(""), passes=passes
+    )
+    if updates is not None:
+        request.updates = _choice("updates", updates, WARM_START_UPDATES)
+    return Call(
+        "WarmStart",
+        request,
+        lambda answer: WarmStartResult(list(answer.loss), answer.applied),
+        ("history.",),
+        Numbering(rows=range(batch.count)),
+    )
 
 
 def forecast(known: Known, horizon: int | None) -> Call[Forecast]:
@@ -174,9 +284,8 @@ def forecast(known: Known, horizon: int | None) -> Call[Forecast]:
     request = forecast_pb2.ForecastRequest(session_id=known.session_id, session_uid=known.uid, horizon=horizon)
 
     def decode(answer: Any) -> Forecast:
-        made = read_outcomes(answer.outcome, known.targets)[0].forecast
         time = answer.timestamp_ns if answer.HasField("timestamp_ns") else None
-        return Forecast(made.sequence, made.targets, made.mean, made.lower, made.upper, time)
+        return replace(read_outcomes(answer.outcome, known)[0].forecast, timestamp_ns=time)
 
     return Call("Forecast", request, decode)
 
@@ -184,52 +293,6 @@ def forecast(known: Known, horizon: int | None) -> Call[Forecast]:
 def watch(known: Known) -> forecast_pb2.WatchRequest:
     """Request of a watch."""
     return forecast_pb2.WatchRequest(session_id=known.session_id)
-
-
-def event_batch(uid: str, first_sequence: int, values: array[float], times: Sequence[int]) -> forecast_pb2.EventBatch:
-    """Consecutive events by column."""
-    return forecast_pb2.EventBatch(session_uid=uid, first_sequence=first_sequence, timestamps_ns=times, values=values)
-
-
-def paired(rows: Iterable[Row], timestamps: Iterable[Time] | None, start: int) -> Iterator[tuple[Row, Time | None]]:
-    """Rows with their times, the first `start` left out. Raises ValueError if the two differ in length, before the
-    first where both are known.
-    """
-    pairs = ((row, None) for row in rows) if timestamps is None else _zipped(rows, timestamps)
-    for number, pair in enumerate(pairs):
-        if number >= start:
-            yield pair
-
-
-def _zipped(rows: Iterable[Row], timestamps: Iterable[Time]) -> Iterator[tuple[Row, Time]]:
-    if isinstance(rows, Sized) and isinstance(timestamps, Sized) and len(rows) != len(timestamps):
-        raise ValueError(f"{len(timestamps)} timestamps for {len(rows)} rows; allowed: one per row")
-    missing: Any = object()
-    for number, (row, timestamp) in enumerate(zip_longest(rows, timestamps, fillvalue=missing)):
-        if timestamp is missing:
-            raise ValueError(f"{number} timestamps for more rows than {number}; allowed: one per row")
-        if row is missing:
-            raise ValueError(f"more timestamps than {number} for {number} rows; allowed: one per row")
-        yield row, timestamp
-
-
-async def paired_async(
-    rows: Iterable[Row] | AsyncIterable[Row], timestamps: Iterable[Time] | None, start: int
-) -> AsyncIterator[tuple[Row, Time | None]]:
-    """As `paired`, for rows that may arrive asynchronously."""
-    if not isinstance(rows, AsyncIterable):
-        for pair in paired(rows, timestamps, start):
-            yield pair
-        return
-    if timestamps is not None:
-        raise TypeError(
-            "timestamps with rows that arrive one by one; allowed: stream(), sending each row with its time"
-        )
-    number = 0
-    async for row in rows:
-        if number >= start:
-            yield row, None
-        number += 1
 
 
 class Tally:
@@ -278,4 +341,4 @@ class WatchReading:
         if message.WhichOneof("response") == "session":
             self.session = read_session(message.session)
             return ()
-        return list(read_outcomes(message.outcomes, self._known.targets))
+        return list(read_outcomes(message.outcomes, self._known))

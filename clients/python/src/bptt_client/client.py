@@ -8,15 +8,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, Unpack
 
 import grpc
 
 from bptt.v1 import forecast_pb2_grpc, session_pb2_grpc
 from bptt_client import answers, calls, errors
 from bptt_client.answers import Known
+from bptt_client.events import Given, paired
 from bptt_client.feed import Feed, Resume
-from bptt_client.replies import BatchResult, Forecast, Reply, Session, Summary
+from bptt_client.replies import BatchResult, Forecast, LabelResult, Reply, Session, Summary, WarmStartResult
 from bptt_client.rows import Row, Time
 from bptt_client.stream import Stream
 
@@ -66,24 +67,20 @@ class Client:
         session_id: str,
         *,
         features: Sequence[str],
-        targets: Sequence[str] | None = None,
-        horizon: int | None = None,
-        seasons: Sequence[int] | None = None,
-        period_ns: int | None = None,
-        coverage: float | None = None,
-        learner: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         learning: bool | None = None,
         credit_events: int | None = None,
+        **configuration: Unpack[calls.Configuration],
     ) -> SessionHandle:
         """Makes a session, or finds the one made by the same call. None is the server's default for every field.
 
-        `learner` is a mapping, e.g. {"cell": "gru", "hidden": 16}. Raises SessionExists if the id is taken by another
-        configuration, InvalidRequest for a value out of range.
+        `configuration` has the other fields of the contract's `SessionConfig`: targets, horizon, seasons, period_ns,
+        coverage, task, labels, categories (a mapping from a channel's name to its symbols, or to their number n for
+        "0" to "n-1"), label_age, scaling, means, deviations, and learner, a mapping, e.g. {"cell": "gru", "hidden":
+        16}. Raises SessionExists if the id is taken by another configuration, InvalidRequest for a value out of range.
         """
-        configuration = calls.configuration(features, targets, horizon, seasons, period_ns, coverage, learner)
-        call = calls.create_session(session_id, configuration, tags, learning, credit_events)
-        return self._handle(self._run(call))
+        fields = {"features": features, **configuration}
+        return self._handle(self._run(calls.create_session(session_id, fields, tags, learning, credit_events)))
 
     def session(self, session_id: str) -> SessionHandle:
         """A handle on a session that exists. Raises SessionNotFound."""
@@ -109,16 +106,51 @@ class Client:
         """Removes a session and what is stored of it. Raises SessionNotFound."""
         self._run(calls.delete_session(session_id, session_uid))
 
+    def export_session(
+        self,
+        session_id: str,
+        format: calls.ExportFormat = "checkpoint",  # noqa: A002 - the contract's word
+        *,
+        session_uid: str = "",
+    ) -> bytes:
+        """The session as the bytes of a file: a "checkpoint" is all of it, "safetensors" the parameters of its network,
+        named as in a PyTorch state dict (modules `rnn` and `readout`). Raises SessionNotFound.
+        """
+        return self._run(calls.export_session(session_id, session_uid, format))
+
+    def import_session(
+        self,
+        data: bytes,
+        session_id: str,
+        format: calls.ExportFormat = "checkpoint",  # noqa: A002 - the contract's word
+        *,
+        features: Sequence[str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        learning: bool | None = None,
+        credit_events: int | None = None,
+        **configuration: Unpack[calls.Configuration],
+    ) -> SessionHandle:
+        """Makes a session, under an id that is free, of such bytes. It goes on where the checkpoint was, or begins with
+        the network of the safetensors.
+
+        Safetensors need the configuration that the network is to run in, as `create_session` takes it (cell, layers and
+        hidden may be left to the file); a checkpoint has its own. Not tried again by itself: after a lost answer the
+        session may be there. Raises SessionExists, InvalidRequest for bytes that are no such file.
+        """
+        fields = {"features": features, **configuration}
+        call = calls.import_session(data, session_id, format, fields, tags, learning, credit_events)
+        return self._handle(self._run(call))
+
     def _handle(self, session: Session) -> SessionHandle:
         return SessionHandle(self, Known.of(session))
 
-    def _run(self, call: calls.Call[T], known: Known | None = None) -> T:
+    def _run(self, call: calls.Call[T], known: Known | None = None, timeout_s: float | None = None) -> T:
         try:
-            answer = self._begin(call.method, call.request, timeout=self._timeout_s)
+            begun = self._begin(call.method, call.request, timeout=timeout_s or self._timeout_s)
+            return call.decode(list(begun) if call.in_pieces else begun)
         except grpc.RpcError as error:
-            failed = answers.failure(error, known, call.prefixes)
+            failed = answers.failure(error, known, call.prefixes, call.numbering)
             raise errors.ClientClosed() if self._closed and failed.code == "CANCELLED" else failed from error
-        return call.decode(answer)
 
     def _begin(self, method: str, request: Any, **options: Any) -> Any:
         try:
@@ -147,16 +179,21 @@ class SessionHandle:
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the values of an event, in order."""
-        return self._known.features
+        return self._known.features.names
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of an event's labels, in order; none where the targets are features."""
+        return self._known.labels.names
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the forecast features, in the order of every reply."""
+        """Names of what is predicted, in the order of every reply: the labels, or the features to forecast."""
         return self._known.targets
 
     @property
     def horizon(self) -> int:
-        """How many events ahead a forecast reaches."""
+        """How many events ahead a forecast reaches; with labels 1, and it is the event's own."""
         return self._known.horizon
 
     @property
@@ -170,18 +207,24 @@ class SessionHandle:
         self._known = Known.of(session)
         return session
 
-    def learn_one(self, row: Row, *, timestamp: Time | None = None) -> Reply:
-        """Sends one event and waits for its reply. After a timeout or a cancellation the server may have taken it or
-        not: repeating the same row is safe; before any other, call refresh().
+    def learn_one(
+        self, row: Row, *, timestamp: Time | None = None, labels: Row | None = None, new_episode: bool = False
+    ) -> Reply:
+        """Sends one event and waits for its reply; with `new_episode` the network first forgets what came before. After
+        a timeout or a cancellation the server may have taken it or not: repeating the same row is safe; before any
+        other, call refresh().
         """
         with self._one_at_a_time:
-            return self._client._run(calls.learn_one(self._known, row, timestamp), self._known)
+            call = calls.learn_one(self._known, Given(row, timestamp, labels, new_episode))
+            return self._client._run(call, self._known)
 
     def learn_many(
         self,
         rows: Iterable[Row],
         *,
         timestamps: Iterable[Time] | None = None,
+        labels: Iterable[Row | None] | None = None,
+        episode_starts: Iterable[SupportsIndex] | None = None,
         start: int = 0,
         batch: int = calls.DEFAULT_BATCH,
         reply: calls.ReplyMode = "last",
@@ -191,16 +234,17 @@ class SessionHandle:
     ) -> Summary:
         """Streams rows in batches until all are acknowledged, resuming by itself; the first `start` are left out.
 
-        `reply` says which events are answered: every one, the last of each batch, or none; `on_reply` gets those
-        replies, `on_batch` whole batches. At most `in_flight` events are unacknowledged at a time (None: the
-        server's credit). Where it ends early, the server may have taken more than was acknowledged: call refresh()
-        before sending other rows. Raises InvalidRequest with the `row` that was refused; those before its batch are
-        learned.
+        `timestamps` and `labels` have one entry per row (None: that row's labels are not known yet), `episode_starts`
+        numbers of rows from 0. `reply` says which events are answered: every one, the last of each batch, or none;
+        `on_reply` gets those replies, `on_batch` whole batches. At most `in_flight` events are unacknowledged at a time
+        (None: the server's credit). Where it ends early, the server may have taken more than was acknowledged:
+        call refresh() before sending other rows. Raises InvalidRequest with the `row` that was refused; those before
+        its batch are learned.
         """
         tally = calls.Tally(self.last_sequence, on_reply, on_batch)
         with self._stream(reply, batch, False, in_flight, start) as stream:
-            for row, timestamp in calls.paired(rows, timestamps, start):
-                stream.send(row, timestamp)
+            for given in paired(rows, timestamps, labels, episode_starts, start):
+                stream.send(*given)
                 tally.add(stream.results())
             stream.flush()
         tally.add(stream.results())
@@ -209,6 +253,38 @@ class SessionHandle:
     def stream(self, *, reply: calls.ReplyMode = "every", batch: int = calls.DEFAULT_BATCH) -> Stream:
         """A live feed, to be used in a `with`: an event leaves at once while nothing is in flight, else in batches."""
         return self._stream(reply, batch, True, None, 0)
+
+    def label(self, sequence: int, labels: Row) -> LabelResult:
+        """Tells the labels of one event; see `label_many`."""
+        return self.label_many({sequence: labels})
+
+    def label_many(self, labels: Mapping[int, Row]) -> LabelResult:
+        """Tells labels of acknowledged events by sequence, any time within the session's `label_age`: they are scored,
+        and learned from if their step is still in the window. Telling the same again is safe. Raises LabelConflict if
+        one was known to be another.
+        """
+        return calls.total([self._client._run(call, self._known) for call in calls.label(self._known, labels)])
+
+    def warm_start(
+        self,
+        rows: Iterable[Row],
+        *,
+        timestamps: Iterable[Time] | None = None,
+        labels: Iterable[Row | None] | None = None,
+        episode_starts: Iterable[SupportsIndex] | None = None,
+        passes: int | None = None,
+        updates: calls.WarmStartUpdates | None = None,
+        timeout_s: float | None = None,
+    ) -> WarmStartResult:
+        """Trains a session that has had no event on a history, by full backpropagation through each sequence in it (an
+        episode is one). The stream goes on from its end; its rows are not counted.
+
+        `updates` is "per_sequence" (the default) or "per_pass"; `timeout_s` None is the client's. Not tried again by
+        itself: after a lost answer AlreadyStarted on a second try says that the first was carried out.
+        """
+        history = paired(rows, timestamps, labels, episode_starts)
+        call = calls.warm_start(self._known, history, passes, updates)
+        return self._client._run(call, self._known, timeout_s)
 
     def forecast(self, horizon: int | None = None) -> Forecast:
         """The forecast after the last acknowledged event. Changes nothing. Raises NoEvents before the first."""
@@ -223,6 +299,13 @@ class SessionHandle:
         default.
         """
         return self._client.update_session(self.session_id, session_uid=self.uid, **changes)
+
+    def export(
+        self,
+        format: calls.ExportFormat = "checkpoint",  # noqa: A002 - the contract's word
+    ) -> bytes:
+        """This incarnation of the session as the bytes of a file; see the client's `export_session`."""
+        return self._client.export_session(self.session_id, format, session_uid=self.uid)
 
     def delete(self) -> None:
         """Removes this incarnation of the session."""

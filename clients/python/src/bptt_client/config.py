@@ -1,11 +1,13 @@
 """Session configuration as plain mappings, by the contract's own descriptors: no field is listed here a second time.
 
-An enum value is its short name in lower case ("lstm" for CELL_LSTM). Ranges are the server's business; names, types and
-choices are checked here, where the mistake was made.
+An enum value is its short name in lower case ("lstm" for CELL_LSTM). A list of messages is a mapping from the first
+field of each to its second: `categories` is {"state": ["idle", "run"]}, and {"digit": 10} means the symbols "0" to "9".
+Ranges are the server's business; names, types and choices are checked here, where the mistake was made.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,7 +34,10 @@ def as_mapping(message: Message) -> dict[str, Any]:
     """The fields that are set, by name, ready for `session_config`."""
     values: dict[str, Any] = {}
     for field, value in message.ListFields():
-        if field.message_type is not None:
+        if field.message_type is not None and _repeated(value):
+            key, listed = _entry(field)
+            values[field.name] = {getattr(item, key.name): list(getattr(item, listed.name)) for item in value}
+        elif field.message_type is not None:
             values[field.name] = as_mapping(value)
         elif field.enum_type is not None:
             values[field.name] = _short_names(field.enum_type)[value]
@@ -42,14 +47,16 @@ def as_mapping(message: Message) -> dict[str, Any]:
 
 
 def setting(text: str) -> dict[str, Any]:
-    """The mapping for one `key=value` (`hidden=64`, `learner.hidden=64`, `cell=gru`, `seasons=24`). Raises
-    ValueError.
+    """The mapping for one `key=value` (`hidden=64`, `learner.hidden=64`, `cell=gru`, `seasons=24`,
+    `categories=state:idle|run,digit:10`). Raises ValueError.
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ValueError(f"{text!r} is not a setting; allowed: key=value")
     owner, name = _find(key)
     field = owner.DESCRIPTOR.fields_by_name[name]
+    if field.message_type is not None:
+        return {name: dict(_parse_entry(key, part) for part in value.split(","))}
     listed = _repeated(getattr(owner(), name))
     parsed = [_parse(key, field, part) for part in (value.split(",") if listed else [value])]
     entry = {name: parsed if listed else parsed[0]}
@@ -57,7 +64,7 @@ def setting(text: str) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """`base` with the later mappings laid over it, the learner field by field."""
+    """`base` with the later mappings laid over it, the learner field by field, categories channel by channel."""
     values = dict(base)
     for entry in entries:
         for name, value in entry.items():
@@ -68,7 +75,7 @@ def merged(base: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> dic
 def setting_names() -> list[str]:
     """Every key that `setting` knows, the learner's without their prefix."""
     session, learner = config_pb2.SessionConfig.DESCRIPTOR, config_pb2.LearnerConfig.DESCRIPTOR
-    return [f.name for f in session.fields if f.message_type is None] + [f.name for f in learner.fields]
+    return [f.name for f in session.fields if f.message_type != learner] + [f.name for f in learner.fields]
 
 
 def _find(key: str) -> tuple[Any, str]:
@@ -77,7 +84,7 @@ def _find(key: str) -> tuple[Any, str]:
     owners: dict[str, tuple[Any, ...]] = {"": (config_pb2.SessionConfig, learner), "learner": (learner,)}
     for owner in owners.get(prefix, ()):
         field = owner.DESCRIPTOR.fields_by_name.get(name)
-        if field is not None and field.message_type is None:
+        if field is not None and field.message_type != learner.DESCRIPTOR:
             return owner, name
     raise ValueError(f"{key!r} is not a setting; allowed: {', '.join(setting_names())}")
 
@@ -92,6 +99,13 @@ def _parse(key: str, field: Any, text: str) -> Any:
         raise ValueError(f"{key} is {text!r}; allowed: {allowed}") from None
 
 
+def _parse_entry(key: str, text: str) -> tuple[str, list[str] | int]:
+    name, colon, symbols = text.rpartition(":")
+    if not colon or not name or not symbols:
+        raise ValueError(f"{key} is {text!r}; allowed: CHANNEL:A|B|C, or CHANNEL:N for the symbols 0 to N-1")
+    return name, int(symbols) if symbols.isdecimal() else symbols.split("|")
+
+
 def _fill(message: Message, values: Mapping[str, Any], prefix: str) -> None:
     fields = message.DESCRIPTOR.fields_by_name
     for name, value in values.items():
@@ -104,7 +118,9 @@ def _fill(message: Message, values: Mapping[str, Any], prefix: str) -> None:
 
 def _set(message: Message, field: Any, value: Any, path: str) -> None:
     current = getattr(message, field.name)
-    if field.message_type is not None:
+    if field.message_type is not None and _repeated(current):
+        _set_entries(current, field, value, path)
+    elif field.message_type is not None:
         if not isinstance(value, Mapping):
             raise TypeError(f"{path} is {value!r}; allowed: a mapping by field name")
         current.SetInParent()
@@ -115,6 +131,22 @@ def _set(message: Message, field: Any, value: Any, path: str) -> None:
         current.extend([_checked(field, item, path) for item in value])
     else:
         setattr(message, field.name, _checked(field, value, path))
+
+
+def _set_entries(entries: Any, field: Any, value: Any, path: str) -> None:
+    key, listed = _entry(field)
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{path} is {value!r}; allowed: a mapping from {key.name} to {listed.name}")
+    for name, items in value.items():
+        whole = hasattr(items, "__index__") and not isinstance(items, bool)
+        counted = [str(i) for i in range(operator.index(items))] if whole else items
+        _fill(entries.add(), {key.name: name, listed.name: counted}, f"{path}[{name}].")
+
+
+def _entry(field: Any) -> tuple[Any, Any]:
+    """The two fields of a message that is listed: its name and what belongs to it."""
+    key, listed = field.message_type.fields
+    return key, listed
 
 
 def _checked(field: Any, value: Any, path: str) -> Any:

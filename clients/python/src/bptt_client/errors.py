@@ -12,6 +12,11 @@ BpttError                       everything below; .code .reason .metadata .retry
 │   ├── SequenceConflict        that sequence was acknowledged with other content: two writers
 │   ├── SequenceGap             events before this one are missing
 │   └── SequenceTooOld          a repeat too old to be compared with what was acknowledged
+├── LabelError                  a late label; .sequence .last_sequence
+│   ├── LabelConflict           that label was known before, and was another one
+│   ├── LabelTooOld             its event is further back than the session's label_age
+│   └── LabelUnknownSequence    its event was never acknowledged
+├── AlreadyStarted              a warm start of a session that has had one, or an event; .last_sequence
 ├── NoEvents                    a forecast was asked for before the first event
 ├── Overloaded                  the server takes no more just now; .retry_delay_s
 │   ├── CreditExceeded          more events in flight than the session may have
@@ -159,6 +164,41 @@ class SequenceTooOld(SequenceError):
     """A repeat too old to be compared with what was acknowledged."""
 
 
+class LabelError(BpttError):
+    """A label that came after its event, and was refused with all that were told in the same call."""
+
+    @property
+    def sequence(self) -> int | None:
+        """The event it was for."""
+        return self._number("sequence")
+
+    @property
+    def last_sequence(self) -> int | None:
+        """Last acknowledged sequence of the session."""
+        return self._number("last_sequence")
+
+
+class LabelConflict(LabelError):
+    """That label was known before, and was another one: two sources of truth."""
+
+
+class LabelTooOld(LabelError):
+    """Its event is further back than the session's label_age."""
+
+
+class LabelUnknownSequence(LabelError):
+    """Its event was never acknowledged."""
+
+
+class AlreadyStarted(BpttError):
+    """A warm start of a session that has had one, or an event. After a lost answer: the first was carried out."""
+
+    @property
+    def last_sequence(self) -> int | None:
+        """Last acknowledged sequence of the session."""
+        return self._number("last_sequence")
+
+
 class NoEvents(BpttError):
     """A forecast was asked for before the first event."""
 
@@ -212,6 +252,10 @@ BY_REASON: Final[dict[str, type[BpttError]]] = {
     "SEQUENCE_CONFLICT": SequenceConflict,
     "SEQUENCE_GAP": SequenceGap,
     "SEQUENCE_TOO_OLD": SequenceTooOld,
+    "LABEL_CONFLICT": LabelConflict,
+    "LABEL_TOO_OLD": LabelTooOld,
+    "LABEL_UNKNOWN_SEQUENCE": LabelUnknownSequence,
+    "ALREADY_STARTED": AlreadyStarted,
     "NO_EVENTS": NoEvents,
     "OVERLOADED": Overloaded,
     "CREDIT_EXCEEDED": CreditExceeded,

@@ -9,16 +9,15 @@ connection says nothing about what was sent on it; only an answer does. Knows no
 from __future__ import annotations
 
 import random
-from array import array
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from bptt.v1 import forecast_pb2
 from bptt_client import answers, calls, errors
 from bptt_client.answers import Known
+from bptt_client.events import Batch, Event, Given, encode, timed_as_before
 from bptt_client.replies import BatchResult
-from bptt_client.rows import Row, Time, encode_row, encode_time
 
 CHANNEL: Final = 1
 # The server recognises repeats of this many events, so no more may be unacknowledged when a connection breaks.
@@ -56,32 +55,6 @@ GO_ON: Final = Step()
 OVER: Final = Step()
 
 
-@dataclass(slots=True)
-class _Batch:
-    first: int
-    values: array[float] = field(default_factory=lambda: array("d"))
-    times: array[int] = field(default_factory=lambda: array("q"))
-    count: int = 0
-    sent_at: float = 0.0
-
-    @property
-    def last(self) -> int:
-        return self.first + self.count - 1
-
-    def split(self, most: int) -> list[_Batch]:
-        """The same events in batches of at most `most`."""
-        width = len(self.values) // self.count
-        return [
-            _Batch(
-                self.first + i,
-                self.values[i * width : (i + most) * width],
-                self.times[i : i + most],
-                min(most, self.count - i),
-            )
-            for i in range(0, self.count, most)
-        ]
-
-
 class Feed:
     """The decisions of one stream of one session.
 
@@ -107,11 +80,11 @@ class Feed:
         self._mode, self._batch, self._live, self._resume = calls.REPLY_MODES[reply], batch, live, resume
         self._own_limit = min(in_flight or MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED)
         self._limit, self._most = min(batch, self._own_limit), batch
-        self._open = _Batch(known.last_sequence + 1)
+        self._open = Batch(known.last_sequence + 1)
         self._row_of_sequence_0 = first_row - self._open.first
-        self._waiting: deque[_Batch] = deque()  # complete, not sent on this connection
-        self._sent: deque[_Batch] = deque()  # sent on this connection, no answer yet
-        self._again: list[_Batch] = []  # refused on this connection, to be sent again once every answer is in
+        self._waiting: deque[Batch] = deque()  # complete, not sent on this connection
+        self._sent: deque[Batch] = deque()  # sent on this connection, no answer yet
+        self._again: list[Batch] = []  # refused on this connection, to be sent again once every answer is in
         self._results: deque[BatchResult] = deque()
         self._unacknowledged = 0
         self._timed: bool | None = None
@@ -120,25 +93,20 @@ class Feed:
 
     # Rows in.
 
-    def encode(self, row: Row, timestamp: Time | None) -> tuple[array[float], int | None]:
-        """The columns of one row. Raises TypeError or ValueError."""
-        return encode_row(row, self.known.features), encode_time(timestamp)
+    def encode(self, given: Given) -> Event:
+        """The columns of one event. Raises TypeError or ValueError."""
+        return encode(given, self.known)
 
     def has_room(self) -> bool:
         """Whether one more event may be added now."""
         return self._unacknowledged < self._limit
 
-    def add(self, values: array[float], time_ns: int | None) -> None:
+    def add(self, event: Event) -> None:
         """Takes the next event; `has_room` must hold. Raises ValueError if only some events have a time."""
         if self._finishing:
             raise RuntimeError("the stream is closing")
-        if self._timed not in (None, time_ns is not None):
-            raise ValueError("only some rows have a timestamp; allowed: all rows or none")
-        self._timed = time_ns is not None
-        self._open.values.extend(values)
-        if time_ns is not None:
-            self._open.times.append(time_ns)
-        self._open.count += 1
+        self._timed = timed_as_before(self._timed, event)
+        self._open.add(event)
         self._unacknowledged += 1
         if self._open.count >= min(self._batch, self._limit):
             self.flush()
@@ -147,7 +115,7 @@ class Feed:
         """Ends the batch being filled, so that it can be sent."""
         if self._open.count:
             self._waiting.append(self._open)
-            self._open = _Batch(self._open.last + 1)
+            self._open = Batch(self._open.last + 1)
 
     def finish(self) -> None:
         """No more rows: once everything is acknowledged the end message follows."""
@@ -208,9 +176,9 @@ class Feed:
             out.append(forecast_pb2.StreamRequest(end=forecast_pb2.StreamEnd()))
         return out
 
-    def _message(self, batch: _Batch) -> forecast_pb2.StreamRequest:
-        events = calls.event_batch(self.known.uid, batch.first, batch.values, batch.times)
-        return forecast_pb2.StreamRequest(events=forecast_pb2.StreamEvents(channel=CHANNEL, batch=events))
+    def _message(self, batch: Batch) -> forecast_pb2.StreamRequest:
+        events = forecast_pb2.StreamEvents(channel=CHANNEL, batch=batch.message(self.known.uid))
+        return forecast_pb2.StreamRequest(events=events)
 
     # Messages in.
 
@@ -238,7 +206,7 @@ class Feed:
         self._waiting = deque(part for batch in self._waiting for part in batch.split(self._most))
         if self._open.count >= self._batch:
             self._waiting.extend(self._open.split(self._most))
-            self._open = _Batch(self._open.last + 1)
+            self._open = Batch(self._open.last + 1)
         self._connected = True
 
     def _on_result(self, result: forecast_pb2.BatchResult, now: float) -> None:
@@ -264,7 +232,9 @@ class Feed:
         skipped = message.error.reason == "SKIPPED"
         out_of_step = skipped and not self._again
         batch = self._answered(message.first_sequence)
-        error = answers.located(error, self.known, batch.first, self._row_of_sequence_0 + batch.first, batch.count)
+        sequences = range(batch.first, batch.last + 1)
+        rows = range(self._row_of_sequence_0 + batch.first, self._row_of_sequence_0 + batch.last + 1)
+        error = answers.located(error, self.known, answers.Numbering(sequences, rows, whole=True))
         self._again.append(batch)
         pause = 0.0
         if out_of_step:
@@ -285,7 +255,7 @@ class Feed:
         lost = isinstance(error, errors.SessionNotFound) and self.reconnects and not self._connected and acknowledged
         return errors.SessionRewound(self.known.session_id, acknowledged, 0, exists=False) if lost else error
 
-    def _answered(self, first_sequence: int) -> _Batch:
+    def _answered(self, first_sequence: int) -> Batch:
         if not self._sent or self._sent[0].first != first_sequence:
             raise errors.ProtocolError(f"an answer to sequence {first_sequence} that was not due", code="INTERNAL")
         return self._sent.popleft()

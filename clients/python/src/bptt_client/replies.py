@@ -6,6 +6,7 @@ seen, an interval in warm-up, the loss of an update that did not happen) is NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,17 +18,45 @@ UPDATE_NAMES: tuple[UpdateName, ...] = ("not_due", "applied", "no_target", "non_
 
 @dataclass(frozen=True, slots=True)
 class TargetForecast:
-    """Forecast of one target, lists [horizon], in the target's own units."""
+    """Forecast of one target, lists [horizon], in the target's own units. `distribution` is [horizon][numbers]: what
+    `probabilities` or `quantiles` give by name; None where the loss learns none.
+    """
 
     name: str
     mean: list[float]
     lower: list[float]
     upper: list[float]
+    distribution: list[list[float]] | None = None
+    symbols: tuple[str, ...] = ()
+    levels: tuple[float, ...] = ()
+
+    @property
+    def symbol(self) -> list[str | None]:
+        """The most probable symbol [horizon], None before there is one; empty where the target is no symbol."""
+        return [None if math.isnan(place) else self.symbols[int(place)] for place in self.mean] if self.symbols else []
+
+    @property
+    def probabilities(self) -> list[dict[str, float]]:
+        """Symbol → probability [horizon]; empty where the target is no symbol."""
+        made = self.distribution if self.symbols else None
+        return [dict(zip(self.symbols, numbers, strict=True)) for numbers in made or ()]
+
+    @property
+    def quantiles(self) -> dict[float, list[float]]:
+        """Level → that quantile [horizon]; empty where the loss learns none."""
+        made = self.distribution if self.levels else None
+        columns = zip(*made, strict=True) if made else ()
+        return {level: list(column) for level, column in zip(self.levels, columns, strict=False)}
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Forecast made at event `sequence`, lists [horizon][target], in the targets' own units."""
+    """Forecast made at event `sequence`, lists [horizon][target], in the targets' own units; in a session with labels
+    the prediction of the event's own (horizon 1), made before they were looked at.
+
+    `distribution` is [horizon][target][numbers]: the probabilities of `symbols`, or the quantiles at `levels`; None
+    where the loss learns none. Of a categorical target `mean` is the position of the most probable symbol.
+    """
 
     sequence: int
     targets: tuple[str, ...]
@@ -35,6 +64,9 @@ class Forecast:
     lower: list[list[float]]
     upper: list[list[float]]
     timestamp_ns: int | None = None
+    distribution: list[list[list[float]]] | None = None
+    symbols: tuple[str, ...] = ()
+    levels: tuple[float, ...] = ()
 
     @property
     def horizon(self) -> int:
@@ -47,17 +79,25 @@ class Forecast:
             raise KeyError(f"{target!r} is not a target; targets: {', '.join(self.targets)}")
         i = self.targets.index(target)
         mean, lower, upper = ([row[i] for row in rows] for rows in (self.mean, self.lower, self.upper))
-        return TargetForecast(target, mean, lower, upper)
+        distribution = None if self.distribution is None else [row[i] for row in self.distribution]
+        return TargetForecast(target, mean, lower, upper, distribution, self.symbols, self.levels)
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What became of the update that was due at one event."""
+    """What became of the update that was due at one event. `clip_scale` is the gradient's norm after the clip over
+    that before it, `saturation` the share of saturated units, `update_ratio` the change of the parameters over their
+    norm; `gradient_by_lag`, at every 64th update, the norm of the newest loss's gradient so many steps back (0 is the
+    hidden state that was read out), else None.
+    """
 
     result: UpdateName
     loss: float
     gradient_norm: float
     clip_scale: float
+    saturation: float
+    update_ratio: float
+    gradient_by_lag: Mapping[int, float] | None = None
 
     @property
     def applied(self) -> bool:
@@ -77,7 +117,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Replies to consecutive events by column: flat row-major sequences of `len` events; iterate for `Reply` views."""
+    """Replies to consecutive events by column: flat row-major sequences of `len` events; iterate for `Reply` views.
+    `gradient_by_lag` is by sequence, where it was measured.
+    """
 
     first_sequence: int
     targets: tuple[str, ...]
@@ -90,6 +132,13 @@ class Outcomes:
     loss: Sequence[float] = field(repr=False)
     gradient_norm: Sequence[float] = field(repr=False)
     clip_scale: Sequence[float] = field(repr=False)
+    saturation: Sequence[float] = field(repr=False)
+    update_ratio: Sequence[float] = field(repr=False)
+    gradient_by_lag: Mapping[int, Mapping[int, float]] = field(repr=False)
+    distribution: Sequence[float] = field(repr=False)
+    distribution_size: int = 0
+    symbols: tuple[str, ...] = ()
+    levels: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.anomaly_score)
@@ -102,12 +151,28 @@ class Outcomes:
         i = range(len(self))[index]
         sequence = self.first_sequence + i
         mean, lower, upper = (self._nested(column, i) for column in (self.mean, self.lower, self.upper))
-        result = self.update_results[i]
-        update = None
-        if result != "not_due":
-            update = Update(result, self.loss[i], self.gradient_norm[i], self.clip_scale[i])
-        forecast = Forecast(sequence, self.targets, mean, lower, upper)
-        return Reply(sequence, forecast, update, self.anomaly_score[i])
+        distribution = self._distribution(i) if self.distribution_size else None
+        forecast = Forecast(sequence, self.targets, mean, lower, upper, None, distribution, self.symbols, self.levels)
+        return Reply(sequence, forecast, self._update(i), self.anomaly_score[i])
+
+    def _update(self, i: int) -> Update | None:
+        if self.update_results[i] == "not_due":
+            return None
+        return Update(
+            self.update_results[i],
+            self.loss[i],
+            self.gradient_norm[i],
+            self.clip_scale[i],
+            self.saturation[i],
+            self.update_ratio[i],
+            self.gradient_by_lag.get(self.first_sequence + i),
+        )
+
+    def _distribution(self, index: int) -> list[list[list[float]]]:
+        size, width = self.distribution_size, len(self.targets)
+        pairs = range(index * self.horizon * width, (index + 1) * self.horizon * width)
+        numbers = [list(self.distribution[pair * size : (pair + 1) * size]) for pair in pairs]
+        return [numbers[h * width : (h + 1) * width] for h in range(self.horizon)]
 
     def _nested(self, column: Sequence[float], index: int) -> list[list[float]]:
         width = len(self.targets)
@@ -144,6 +209,27 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelResult:
+    """What became of late labels: `accepted` ones were new (`trainable` of them in time to be learned from),
+    `duplicates` had been known.
+    """
+
+    accepted: int
+    duplicates: int
+    trainable: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStartResult:
+    """What a warm start did: mean loss of each pass, before its updates (NaN: nothing to train from), and updates
+    `applied`.
+    """
+
+    loss: list[float]
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateCounts:
     """How often an update was due and what came of it; `clipped` ones are among the `applied`."""
 
@@ -161,17 +247,23 @@ class UpdateCounts:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Running means of the session, lists [horizon][target] in original units; seasonal ones None without a season."""
+    """Running means of the session, lists [horizon][target], in original units or nats. None is what does not apply:
+    errors of values where symbols are classified, log losses and error rates elsewhere, seasonal ones without a season.
+    """
 
     count: list[list[int]]
-    mse: list[list[float]]
-    mae: list[list[float]]
-    persistence_mse: list[list[float]]
-    persistence_mae: list[list[float]]
+    mse: list[list[float]] | None
+    mae: list[list[float]] | None
+    persistence_mse: list[list[float]] | None
+    persistence_mae: list[list[float]] | None
     seasonal_mse: list[list[float]] | None
     seasonal_mae: list[list[float]] | None
-    coverage: list[list[float]]
-    width: list[list[float]]
+    coverage: list[list[float]] | None
+    width: list[list[float]] | None
+    log_loss: list[list[float]] | None
+    naive_log_loss: list[list[float]] | None
+    error_rate: list[list[float]] | None
+    naive_error_rate: list[list[float]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +291,16 @@ class Session:
         return tuple(self.config["features"])
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of an event's labels, in order; none where the targets are features."""
+        return tuple(self.config.get("labels", ()))
+
+    @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the forecast features, in the order of every reply."""
-        return tuple(self.config["targets"])
+        """Names of what is predicted, in the order of every reply: the labels, or the features to forecast."""
+        return self.labels or tuple(self.config["targets"])
 
     @property
     def horizon(self) -> int:
-        """How many events ahead a forecast reaches."""
+        """How many events ahead a forecast reaches; with labels 1, and it is the event's own."""
         return int(self.config["horizon"])

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from bptt_client import answers
+from bptt_client.events import Given
 from bptt_client.feed import OVER, Feed, Step
 from bptt_client.replies import BatchResult, Reply
 from bptt_client.rows import Row, Time
@@ -60,14 +61,16 @@ class Stream:
         """Results nobody read in time, dropped to bound the memory; their events are acknowledged all the same."""
         return self._feed.dropped_results
 
-    def send(self, row: Row, timestamp: Time | None = None) -> None:
+    def send(
+        self, row: Row, timestamp: Time | None = None, labels: Row | None = None, new_episode: bool = False
+    ) -> None:
         """Sends the next event; waits while the server's credit is used up. Raises what ended the stream, if it
         ended.
         """
-        values, time_ns = self._feed.encode(row, timestamp)
+        event = self._feed.encode(Given(row, timestamp, labels, new_episode))
         with self._changed:
             self._wait(lambda: not self._over and self._feed.has_room())
-            self._feed.add(values, time_ns)
+            self._feed.add(event)
             self._post()
 
     def flush(self) -> None:

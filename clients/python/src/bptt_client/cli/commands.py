@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bptt_client import calls, errors
-from bptt_client.cli import demo, replay, sessions
+from bptt_client.cli import demo, files, replay, sessions
 from bptt_client.cli.problems import Problem
 
 DEFAULT_SERVER = "localhost:50051"
 
 _SETTINGS = (
     "Settings for --set are the fields of the session and its learner by name, e.g. --set hidden=64 --set cell=gru "
-    "--set seasons=24 --set learning_rate=3e-3 (learner.hidden=64 means the same as hidden=64)."
+    "--set seasons=24 --set learning_rate=3e-3 (learner.hidden=64 means the same as hidden=64). Lists are joined by "
+    "commas: --set quantiles=0.1,0.5,0.9. Symbols of a channel: --set 'categories=state:idle|run|stop', or "
+    "categories=digit:10 for 0 to 9."
 )
 
 
@@ -56,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     _replay(commands)
     _sessions(commands)
     _watch(commands)
+    _export(commands)
+    _import(commands)
     _demo(commands)
     return parser
 
@@ -86,9 +90,31 @@ def _replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--features",
         metavar="all|A,B",
         default="all",
-        help="columns to send; all: every column but --time, those without a single number left out (default all)",
+        help="columns to send; all: every column but --time and --labels, those without a number left out unless a few "
+        "texts come again and again in them (default all)",
     )
-    add("--targets", metavar="all|A,B", default="all", help="features to forecast (default all)")
+    add(
+        "--targets",
+        metavar="all|A,B",
+        default="all",
+        help="features to forecast; a column of text: its next symbol (default: all numeric ones)",
+    )
+    add(
+        "--labels",
+        metavar="A,B",
+        help="columns to predict from the features of the same row before they are looked at: numbers, or one of text",
+    )
+    add(
+        "--categorical",
+        metavar="A,B",
+        help="columns to read as text although they hold numbers (a column without a number is text anyway)",
+    )
+    add(
+        "--label-delay",
+        type=_AtLeast(0),
+        metavar="N",
+        help="send labels N rows after their row, one row at a time unless --batch says more (default: with the row)",
+    )
     add("--horizon", type=_AtLeast(1), metavar="H", default=1, help="events ahead to forecast (default 1)")
     add("--fit-rows", type=_AtLeast(1), metavar="N", help="measure errors in standard deviations of the first N rows")
     add(
@@ -102,10 +128,22 @@ def _replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     add("--missing", metavar="CODE", action="append", default=[], help="a value that means missing; may be repeated")
     add("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="session setting; see below")
     add("--start", type=_AtLeast(0), metavar="ROW", default=0, help="first row to send, to go on with a --session")
-    add("--batch", type=_AtLeast(1), metavar="N", default=calls.DEFAULT_BATCH, help="events per message (default 64)")
+    add(
+        "--warm-rows",
+        type=_AtLeast(2),
+        metavar="N",
+        help="train on the first N rows by full backpropagation before the others are streamed; they are not scored",
+    )
+    add("--warm-passes", type=_AtLeast(1), metavar="N", help="passes over those rows (default 10)")
+    add(
+        "--batch",
+        type=_AtLeast(1),
+        metavar="N",
+        help=f"events per message (default {calls.DEFAULT_BATCH}; 1 with --label-delay)",
+    )
     add("--rate", type=_rate, metavar="EVENTS_PER_S", help="send no faster (default: as fast as the server learns)")
     add("--report", type=Path, metavar="OUT.json", help="write the scores as JSON")
-    add("--plot", type=Path, metavar="OUT.png", help="draw forecast, error and gradient norm over time")
+    add("--plot", type=Path, metavar="OUT.png", help="draw forecast, error and gradient norm over time (of numbers)")
 
 
 def _sessions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -127,6 +165,38 @@ def _watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command.add_argument("session", metavar="SESSION", help="id of the session")
     command.add_argument("--count", type=_AtLeast(1), metavar="N", help="stop after N outcomes")
     command.add_argument("--json", action="store_true", help="one JSON object per outcome")
+
+
+def _export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "write a session, or its network alone, to a file"
+    command = commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=files.run_export)
+    _server(command)
+    command.add_argument("session", metavar="SESSION", help="id of the session")
+    command.add_argument("file", type=Path, metavar="FILE", help="file to write")
+    _format(command)
+
+
+def _import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "make a session of a file that `bptt export` or PyTorch wrote"
+    command = commands.add_parser("import", help=text, description=text[0].upper() + text[1:] + ".", epilog=_SETTINGS)
+    command.set_defaults(run=files.run_import)
+    _server(command)
+    add = command.add_argument
+    add("file", type=Path, metavar="FILE", help="file to read")
+    add("--session", metavar="ID", required=True, help="id of the session to make; it must be free")
+    _format(command)
+    add("--features", metavar="A,B", help="names of the network's inputs in order; with safetensors only, needed there")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="session setting; see below")
+
+
+def _format(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--format",
+        choices=list(calls.EXPORT_FORMATS),
+        help="checkpoint: all of the session; safetensors: its network, named as in a PyTorch state dict (default: by "
+        "the ending .safetensors, else checkpoint)",
+    )
 
 
 def _demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,11 +1,14 @@
-"""A CSV file as columns of numbers and times. Refuses what it does not understand by file, line and column."""
+"""A CSV file as columns of numbers, symbols and times. Refuses what it does not understand by file, line and column.
+
+A column without a single number that holds text is categorical: its values are positions in the list of its symbols.
+"""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,21 +27,43 @@ _MONTH_FIRST = (
 )  # fmt: skip
 
 
+MOST_SYMBOLS = 256
+_MOST_SHOWN = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The rows of a file in order: `values` float64 [row, feature], NaN where missing; one time per row, or None."""
+    """The rows of a file in order: `values` float64 [row, feature] and `label_values` [row, label], NaN where missing;
+    one time per row, or None. `symbols` has the categorical columns, whose values are positions in them.
+    """
 
     features: tuple[str, ...]
     values: NDArray[np.float64]
     times_ns: list[int] | None
     notes: tuple[str, ...]
+    labels: tuple[str, ...]
+    label_values: NDArray[np.float64]
+    symbols: Mapping[str, tuple[str, ...]]
 
     def __len__(self) -> int:
         return len(self.values)
 
     def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
         """Some of the columns, [row, name]."""
-        return self.values[:, [self.features.index(name) for name in names]]
+        every = (*self.features, *self.labels)
+        return np.hstack([self.values, self.label_values])[:, [every.index(name) for name in names]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which columns: `features` is "all" or names joined by commas, `labels` such names or None; `categorical` names
+    columns to read as text whatever they hold, `symbols` those of some in an order of their own.
+    """
+
+    features: str = "all"
+    labels: str | None = None
+    categorical: str | None = None
+    symbols: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +80,38 @@ class _Table:
         i = self.header.index(name)
         return [row[i].strip() for row in self.rows]
 
+    def texts(self, name: str) -> list[str]:
+        """The column with cells of nothing but spaces as they are: they may be symbols, unless the file pads cells."""
+        i = self.header.index(name)
+        cells = [row[i] for row in self.rows]
+        padded = any(cell.strip() and cell != cell.strip() for cell in cells)
+        return [cell.strip() if padded else cell for cell in cells]
 
-def read(path: Path, features: str, time: str | None, time_format: str | None, missing: Sequence[str]) -> Series:
-    """Reads the file. `features` is "all" or names joined by commas; see `bptt replay --help` for the rest."""
+
+def read(path: Path, wanted: Wanted, time: str | None, time_format: str | None, missing: Sequence[str]) -> Series:
+    """Reads the file; see `bptt replay --help`. Raises Problem."""
     table = _read_table(path)
     if time is not None:
         _known(path, table.header, [time], "--time")
     elif time_format is not None:
         raise Problem("--time-format without --time; allowed: both, or neither")
     is_missing = _missing_test(missing)
-    names, notes = _choose(table, features, time, is_missing)
-    values = np.column_stack([_numbers(table, name, is_missing) for name in names])
+    labels = _listed(table, wanted.labels, time, "--labels")
+    as_text = {*_listed(table, wanted.categorical, time, "--categorical"), *wanted.symbols}
+    features, notes = _choose(table, wanted.features, {time, *labels}, as_text, is_missing)
+    symbols: dict[str, tuple[str, ...]] = {}
+    for name in (*features, *labels):
+        if name in as_text or _holds_text_only(table, name, is_missing):
+            symbols[name] = _symbols(table, name, wanted.symbols.get(name), is_missing)
+
+    def numbers(names: Sequence[str]) -> NDArray[np.float64]:
+        columns = [_positions(table, n, symbols[n], is_missing) if n in symbols else _numbers(table, n, is_missing)
+                   for n in names]  # fmt: skip
+        return np.column_stack(columns) if columns else np.empty((len(table.rows), 0))
+
+    notes += [f"column {name!r} holds text and is categorical: {len(own)} symbols" for name, own in symbols.items()]
     times = None if time is None else _times(table, time, time_format)
-    return Series(tuple(names), values, times, tuple(notes))
+    return Series(tuple(features), numbers(features), times, tuple(notes), tuple(labels), numbers(labels), symbols)
 
 
 def _read_table(path: Path) -> _Table:
@@ -127,24 +171,75 @@ def names_of(text: str, path: Path, allowed: Sequence[str], flag: str) -> list[s
     return names
 
 
+def _listed(table: _Table, text: str | None, time: str | None, flag: str) -> list[str]:
+    """The columns that a flag names."""
+    if text is None:
+        return []
+    names = names_of(text, table.path, table.header, flag) if text != "all" else []
+    if not names or time in names:
+        raise Problem(f"{flag} is {text!r}; allowed: names of columns other than --time, joined by commas")
+    return names
+
+
 def _choose(
-    table: _Table, features: str, time: str | None, is_missing: Callable[[str], bool]
+    table: _Table, features: str, taken: set[str | None], as_text: set[str], is_missing: Callable[[str], bool]
 ) -> tuple[list[str], list[str]]:
-    others = [name for name in table.header if name != time]
+    """Names of the features, and notes on what was left out. `taken`: columns that are something else."""
     if features != "all":
         names = names_of(features, table.path, table.header, "--features")
-        if time in names:
-            raise Problem(f"--features names {time!r}, the column of times; allowed: other columns")
+        for name in taken.intersection(names):
+            raise Problem(f"--features names {name!r}, the column of times or a label; allowed: other columns")
         return names, []
     names, notes = [], []
-    for name in others:
-        if any(_number(cell) is not None and not is_missing(cell) for cell in table.column(name)):
+    for name in table.header:
+        if name in taken:
+            continue
+        if name in as_text or _holds_a_number(table, name, is_missing) or _repeats(table, name, is_missing):
             names.append(name)
         else:
             notes.append(f"column {name!r} holds no number and is left out")
     if not names:
         raise Problem(f"{table.path}: no column holds numbers; allowed: at least one")
     return names, notes
+
+
+def _holds_a_number(table: _Table, name: str, is_missing: Callable[[str], bool]) -> bool:
+    return any(_number(cell) is not None and not is_missing(cell) for cell in table.column(name))
+
+
+def _holds_text_only(table: _Table, name: str, is_missing: Callable[[str], bool]) -> bool:
+    return not _holds_a_number(table, name, is_missing) and not all(map(is_missing, table.column(name)))
+
+
+def _repeats(table: _Table, name: str, is_missing: Callable[[str], bool]) -> bool:
+    """Whether a column of text looks like symbols, not like names or remarks: a few texts that come again."""
+    cells = [cell for cell in table.texts(name) if not is_missing(cell)]
+    return 2 <= len(set(cells)) <= min(MOST_SYMBOLS, len(cells) // 2)
+
+
+def _symbols(
+    table: _Table, name: str, given: Sequence[str] | None, is_missing: Callable[[str], bool]
+) -> tuple[str, ...]:
+    """The symbols of a column: those given, or all it holds, sorted."""
+    found = {cell for cell in table.texts(name) if not is_missing(cell)}
+    if given is None and not 2 <= len(found) <= MOST_SYMBOLS:
+        allowed = f"2..{MOST_SYMBOLS}, or a column of numbers; or leave it out with --features"
+        raise Problem(f"{table.path}: {name} holds {len(found)} different texts; allowed: {allowed}")
+    return tuple(sorted(found) if given is None else given)
+
+
+def _positions(
+    table: _Table, name: str, symbols: Sequence[str], is_missing: Callable[[str], bool]
+) -> NDArray[np.float64]:
+    place = {symbol: i for i, symbol in enumerate(symbols)}
+    values = np.full(len(table.rows), np.nan)
+    for i, cell in enumerate(table.texts(name)):
+        if cell in place:
+            values[i] = place[cell]
+        elif not is_missing(cell):
+            shown = ", ".join(map(repr, symbols[:_MOST_SHOWN])) + (", …" if len(symbols) > _MOST_SHOWN else "")
+            raise Problem(f"{table.at(i)}: {name} is {cell!r}; allowed: {shown}, or nothing")
+    return values
 
 
 def _missing_test(codes: Sequence[str]) -> Callable[[str], bool]:
@@ -166,7 +261,7 @@ def _numbers(table: _Table, name: str, is_missing: Callable[[str], bool]) -> NDA
     for i, cell in enumerate(table.column(name)):
         number = math.nan if is_missing(cell) else _number(cell)
         if number is None:
-            allowed = "a finite number, or nothing; see --missing CODE, or leave the column out with --features"
+            allowed = "a finite number, or nothing; see --missing, --categorical, or leave it out with --features"
             raise Problem(f"{table.at(i)}: {name} is {cell!r}; allowed: {allowed}")
         values[i] = number
     return values

@@ -16,8 +16,8 @@ from bptt_client.cli import plant, plot, report
 from bptt_client.cli.local_server import LocalServer, local_server
 from bptt_client.cli.outputs import check_writable
 from bptt_client.cli.progress import progress
-from bptt_client.cli.running import Run, stream_rows
-from bptt_client.cli.scoring import Scorer, Span, standard_deviations
+from bptt_client.cli.running import Run, Source, stream_rows
+from bptt_client.cli.scoring import NumberScorer, Span, standard_deviations
 
 EVENTS: Final = 8_000
 HORIZON: Final = 4
@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
     truth = values[:, [plant.FEATURES.index(name) for name in TARGETS]]
     times = _START + np.arange(len(values)) * np.timedelta64(plant.PERIOD_NS, "ns")
     scale = standard_deviations(truth, len(truth))
-    outcome = Run.empty(Scorer(truth, HORIZON, plant.DAY, scale, Span(0, len(truth))), len(truth), len(TARGETS))
+    scorer = NumberScorer(truth, HORIZON, plant.DAY, scale, Span(0, len(truth)))
+    outcome = Run.empty(scorer, len(truth), len(TARGETS))
     console.print("Starting a server …")
     with local_server() as server, Client(server.target) as client:
         console.print(f"It listens on {server.target} (gRPC) and {server.http_url}/metrics.")
@@ -72,8 +73,7 @@ def _stream(
     with progress(console, "plant", len(values), 0, outcome.scorer) as told:
         stream_rows(
             handle,
-            values,
-            times.astype(np.int64).tolist(),
+            Source(values, times.astype(np.int64).tolist(), np.empty((len(values), 0))),
             outcome,
             start=0,
             batch=BATCH,

@@ -25,14 +25,16 @@ INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#8
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is drawn: `truth` [row, target], `times` [row] or None for row numbers; `mark` names a row worth a line."""
+    """What is drawn: `truth` [row, target], `times` [row] or None for row numbers; `clip_norm` None: gradients are not
+    clipped by their norm; `mark` names a row worth a line.
+    """
 
     title: str
     targets: tuple[str, ...]
     truth: Array
     times: NDArray[np.datetime64] | None
     run: Run
-    clip_norm: float
+    clip_norm: float | None
     standardised: bool
     mark: tuple[int, str] | None = None
 
@@ -77,22 +79,24 @@ def _x(view: View) -> tuple[Any, str]:
 
 def _forecast(axes: Any, view: View) -> None:
     x, label = _x(view)
-    target = _liveliest(view)
+    target, ahead = _liveliest(view), view.run.scorer.ahead
     known = np.flatnonzero(np.isfinite(view.run.next_mean[:, target]))
     known = known[view.run.scorer.meets_next(known)]
     known = known[known >= known[-1] - STRETCH] if len(known) else known
     if len(known):
-        made, ahead = known, known + 1  # the forecast made at a row is drawn at the row it speaks of
+        made, met = known, known + ahead  # the forecast made at a row is drawn at the row it speaks of
+        made_when = ("predicted before the label was known", "forecast made one row before")[ahead]
         gaps = np.flatnonzero(np.diff(known) > 1) + 1  # nothing is drawn across them
         columns = (view.run.next_lower, view.run.next_upper, view.run.next_mean)
         lower, upper, mean = (np.insert(column[made, target], gaps, np.nan) for column in columns)
-        came, when = np.insert(view.truth[ahead, target], gaps, np.nan), np.insert(x[ahead], gaps, x[ahead][gaps])
+        came, when = np.insert(view.truth[met, target], gaps, np.nan), np.insert(x[met], gaps, x[met][gaps])
         axes.fill_between(when, lower, upper, color=BLUE, alpha=0.18, linewidth=0, label="forecast interval")
         axes.plot(when, came, color=INK, linewidth=1.6, label="what came")
-        axes.plot(when, mean, color=BLUE, linewidth=1.3, label="forecast made one row before")
+        axes.plot(when, mean, color=BLUE, linewidth=1.3, label=made_when)
         axes.legend(loc="upper left", ncols=3, frameon=False, bbox_to_anchor=(0, 1.02), borderaxespad=0)
         axes.margins(x=0.01, y=0.2)
-    axes.set_title(f"Forecast one step ahead: {view.targets[target]}, the newest {len(known)} rows", pad=14)
+    what = ("Prediction of the label", "Forecast one step ahead")[ahead]
+    axes.set_title(f"{what}: {view.targets[target]}, the newest {len(known)} rows", pad=14)
     axes.set_xlabel(label)
     axes.set_ylabel(f"{view.targets[target]} (its own units)")
 
@@ -132,7 +136,8 @@ def _gradient(axes: Any, view: View) -> None:
             smooth = np.exp(_rolling_mean(np.log(norm), max(20, len(norm) // 100)))
         axes.scatter(x, norm, s=2, color=GREY, alpha=0.25, linewidths=0, rasterized=True, label="each update")
         axes.plot(x, smooth, color=BLUE, linewidth=1.6, label="running geometric mean")
-        axes.axhline(view.clip_norm, color=ORANGE, linewidth=1.2, linestyle="--", label="clipped above this")
+        if view.clip_norm is not None:
+            axes.axhline(view.clip_norm, color=ORANGE, linewidth=1.2, linestyle="--", label="clipped above this")
         axes.legend(loc="best", framealpha=0.85, edgecolor="none", markerscale=5)
     _log_scale(axes)
     axes.set_xlim(x[0], x[-1])

@@ -10,63 +10,36 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from bptt_client import BpttError, Client, Session, SessionHandle, config
-from bptt_client.cli import csvfile, grid, report
+from bptt_client import BpttError, Client, Session, SessionHandle, WarmStartResult
+from bptt_client.cli import grid, report
 from bptt_client.cli.local_server import local_server
 from bptt_client.cli.outputs import check_writable
-from bptt_client.cli.problems import Problem
+from bptt_client.cli.plan import Plan, plan
 from bptt_client.cli.progress import progress
-from bptt_client.cli.running import Run, stream_rows
-from bptt_client.cli.scoring import Scorer, Span, standard_deviations
+from bptt_client.cli.running import Run, Source, known_labels, stream_rows
+from bptt_client.cli.scoring import NumberScorer, Scorer, Span, standard_deviations
+from bptt_client.cli.symbol_scoring import SymbolScorer
+
+WARM_START_TIMEOUT_S = 3600.0
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command. Raises Problem for what the user can put right."""
-    series = csvfile.read(arguments.file, arguments.features, arguments.time, arguments.time_format, arguments.missing)
-    targets = csvfile.names_of(arguments.targets, arguments.file, series.features, "--targets")
-    wanted = _configuration(arguments, series, targets)
-    _check_rows(arguments, len(series))
+    planned = plan(arguments)
     _check_outputs(arguments.report, arguments.plot)
     err = Console(stderr=True, highlight=False)
-    for note in series.notes:
-        err.print(f"note: {note}", style="yellow")
+    for note in planned.series.notes:
+        err.print(f"note: {note}", style="yellow", markup=False)
     with (
         _server(arguments.server) as target,
         Client(target) as client,
-        _session(client, arguments, wanted) as (handle, session),
+        _session(client, arguments, planned) as (handle, session),
     ):
-        _replay(arguments, series, handle, session, err)
-
-
-def _configuration(arguments: argparse.Namespace, series: csvfile.Series, targets: list[str]) -> dict[str, Any]:
-    base = {"features": list(series.features), "targets": targets, "horizon": arguments.horizon}
-    try:
-        settings = [config.setting(text) for text in arguments.settings]
-        for entry in settings:
-            for name in base.keys() & entry.keys():
-                raise ValueError(f"{name} is set by --{name}; allowed with --set: every other setting")
-        wanted = config.merged(base, settings)
-        config.session_config(wanted)
-    except (TypeError, ValueError) as error:
-        raise Problem(f"--set {error}") from error
-    return wanted
-
-
-def _check_rows(arguments: argparse.Namespace, rows: int) -> None:
-    stop = rows if arguments.score_to is None else arguments.score_to
-    if not arguments.score_from < stop <= rows:
-        raise Problem(
-            f"--score-from {arguments.score_from} --score-to {stop}; allowed: 0 ≤ from < to ≤ {rows}, the rows"
-        )
-    if arguments.fit_rows is not None and arguments.fit_rows > rows:
-        raise Problem(f"--fit-rows {arguments.fit_rows}; allowed: at most {rows}, the rows of the file")
-    if arguments.start >= rows:
-        raise Problem(f"--start {arguments.start}; allowed: 0..{rows - 1}")
+        _replay(arguments, planned, handle, session, err)
 
 
 def _check_outputs(report: Path | None, picture: Path | None) -> None:
@@ -88,13 +61,12 @@ def _server(target: str | None) -> Iterator[str]:
 
 
 @contextmanager
-def _session(
-    client: Client, arguments: argparse.Namespace, wanted: dict[str, Any]
-) -> Iterator[tuple[SessionHandle, Session]]:
+def _session(client: Client, arguments: argparse.Namespace, planned: Plan) -> Iterator[tuple[SessionHandle, Session]]:
     fresh = arguments.session is None
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", arguments.file.stem)[:64]
     session_id = f"replay-{stem}-{secrets.token_hex(4)}" if fresh else arguments.session
-    handle = client.create_session(session_id, tags={"file": arguments.file.name[:256]} if fresh else None, **wanted)
+    tags = {"file": arguments.file.name[:256]} if fresh else None
+    handle = client.create_session(session_id, tags=tags, **planned.configuration)
     try:
         yield handle, client.get_session(session_id)
     except BaseException:
@@ -107,42 +79,76 @@ def _session(
 
 
 def _replay(
-    arguments: argparse.Namespace,
-    series: csvfile.Series,
-    handle: SessionHandle,
-    session: Session,
-    err: Console,
+    arguments: argparse.Namespace, planned: Plan, handle: SessionHandle, session: Session, err: Console
 ) -> None:
-    truth = series.columns(handle.targets)
-    scale = standard_deviations(truth, arguments.fit_rows)
-    stop = len(series) if arguments.score_to is None else arguments.score_to
-    season = next(iter(session.config.get("seasons", ())), None)
-    period_ns = session.period_ns or session.config.get("period_ns")
-    steps = grid.steps_of(series.times_ns, len(series), period_ns)
-    scorer = Scorer(truth, handle.horizon, season, scale, Span(arguments.score_from, stop), steps)
+    series, name = planned.series, arguments.file.name
+    scorer = _scorer(arguments, planned, session)
     outcome = Run.empty(scorer, len(series), len(handle.targets))
-    with progress(err, arguments.file.name, len(series), arguments.start, scorer) as told:
+    source = Source(series.values, series.times_ns, series.label_values, planned.label_delay)
+    warmed = _warm_start(planned, handle, source, err) if planned.warm_rows else None
+    with progress(err, name, len(series), planned.start, scorer) as told:
         stream_rows(
-            handle,
-            series.values,
-            series.times_ns,
-            outcome,
-            start=arguments.start,
-            batch=arguments.batch,
-            rate=arguments.rate,
-            progress=told,
+            handle, source, outcome, start=planned.start, batch=planned.batch, rate=arguments.rate, progress=told
         )
-    result = report.as_json(outcome, handle.targets, handle.horizon)
+    result = report.as_json(outcome, handle.targets, handle.horizon, planned.task)
+    if warmed is not None:
+        loss = report.finite(warmed.loss)
+        result["warm_start"] = {"rows": planned.warm_rows, "loss": loss, "applied": warmed.applied}
     fitted = None if arguments.fit_rows is None else f" over the first {arguments.fit_rows:,} rows"
-    report.show(Console(highlight=False), result, scorer, arguments.file.name, fitted, arguments.batch)
+    report.show(Console(highlight=False), result, scorer, name, fitted, planned.batch)
     if arguments.report is not None:
         report.write(arguments.report, result)
         err.print(f"report written to {arguments.report}", soft_wrap=True)
     if arguments.plot is not None:
-        from bptt_client.cli import plot
-
-        clip = float(session.config["learner"]["clip_norm"])
-        x = None if series.times_ns is None else np.asarray(series.times_ns, dtype="datetime64[ns]")
-        view = plot.View(arguments.file.name, handle.targets, truth, x, outcome, clip, arguments.fit_rows is not None)
-        plot.draw(arguments.plot, view)
+        _draw(arguments, planned, session, outcome)
         err.print(f"picture written to {arguments.plot}", soft_wrap=True)
+
+
+def _scorer(arguments: argparse.Namespace, planned: Plan, session: Session) -> Scorer:
+    series, rows = planned.series, len(planned.series)
+    truth = series.columns(session.targets)
+    span = Span(arguments.score_from, rows if arguments.score_to is None else arguments.score_to)
+    steps = known = None
+    if session.labels:
+        known = known_labels(rows, planned.start, planned.batch, planned.label_delay)
+        known[planned.start :] = np.maximum(known[planned.start :], planned.warm_rows - 1)
+    else:
+        steps = grid.steps_of(series.times_ns, rows, session.period_ns or session.config.get("period_ns"))
+    if planned.task == "classify":
+        symbols = session.config.get("categories", {}).get(session.targets[0], ())
+        return SymbolScorer(truth, session.horizon, len(symbols), span, steps, known)
+    season = next(iter(session.config.get("seasons", ())), None)
+    scale = standard_deviations(truth, arguments.fit_rows)
+    return NumberScorer(truth, session.horizon, season, scale, span, steps, known)
+
+
+def _warm_start(planned: Plan, handle: SessionHandle, source: Source, err: Console) -> WarmStartResult:
+    rows = planned.warm_rows
+    err.print(f"warm start: {rows:,} rows", soft_wrap=True)
+    made = handle.warm_start(
+        source.values[:rows].tolist(),
+        timestamps=None if source.times_ns is None else source.times_ns[:rows],
+        labels=source.label_rows(0, rows),
+        passes=planned.warm_passes,
+        timeout_s=WARM_START_TIMEOUT_S,
+    )
+    first, last = made.loss[0], made.loss[-1]
+    words = f"loss {first:.4g} in the first pass, {last:.4g} in the last"
+    err.print(f"warm start: {len(made.loss)} passes, {made.applied:,} updates, {words}", soft_wrap=True)
+    return made
+
+
+def _draw(arguments: argparse.Namespace, planned: Plan, session: Session, outcome: Run) -> None:
+    from bptt_client.cli import plot
+
+    series, learner = planned.series, session.config["learner"]
+    view = plot.View(
+        arguments.file.name,
+        session.targets,
+        series.columns(session.targets),
+        None if series.times_ns is None else np.asarray(series.times_ns, dtype="datetime64[ns]"),
+        outcome,
+        float(learner["clip_norm"]) if learner["clip"] == "norm" else None,
+        arguments.fit_rows is not None,
+    )
+    plot.draw(arguments.plot, view)

@@ -2,118 +2,100 @@
 
 Rows lie on steps of equal length, in a file without gaps one after the other. A forecast made at step s for s + h meets
 the value of step s + h; where no row has that step it meets none. Persistence repeats the last observed value at s; the
-seasonal forecast is x[s + h - P⌈h/P⌉], one season earlier where that is missing, else the last observed value. A pair
-counts only where the value, the forecast and persistence all exist. Shapes: N rows, n rows of a batch, H horizons,
-O targets.
+seasonal forecast is x[s + h - P⌈h/P⌉], one season earlier where that is missing, else the last observed value. A label
+is predicted at its own row, and persistence repeats the last label known then. A pair counts only where the value, the
+forecast and persistence all exist. Shapes: N rows, n rows of a batch, H horizons, O targets.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-SUMS = ("mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse")
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Forecasts are scored if all the rows they speak of, without gaps t + 1..t + H, lie in [start, stop)."""
+    """Forecasts are scored if all the rows they speak of, without gaps t + 1..t + H (a label: t), lie in [start,
+    stop).
+    """
 
     start: int
     stop: int
 
 
-class Scorer:
-    """Adds up errors batch by batch. `scale` [O] divides errors (1: original units); `season` P in steps, or None;
-    `steps` [N] of the rows, increasing (None: one after the other).
+class Scorer(ABC):
+    """Adds up measures batch by batch; what is measured is the affair of those who derive from it. `truth` [N, O];
+    `steps` [N] of the rows, increasing (None: one after the other). `known` [N]: labels are predicted, and this is the
+    last row whose label was known when the row's was predicted (-1: none).
     """
 
-    def __init__(
-        self,
-        truth: Array,
-        horizon: int,
-        season: int | None,
-        scale: Array,
-        span: Span,
-        steps: NDArray[np.int64] | None = None,
-    ) -> None:
+    # Names of the measures in the order of a report, and which of them are kept by row for running views.
+    MEASURES: ClassVar[tuple[str, ...]]
+    RUNNING: ClassVar[dict[str, str]]
+
+    def __init__(self, truth: Array, horizon: int, span: Span, steps: Rows | None = None, known: Rows | None = None):
         rows, targets = truth.shape
+        self.ahead = 1 if known is None else 0  # how many steps after the row its first value lies
         self._steps = np.arange(rows) if steps is None else steps
         self._step_behind = self._steps[span.stop] if span.stop < rows else self._steps[-1] + 1
-        self._truth, self._horizon, self._season, self._scale, self._span = truth, horizon, season, scale, span
-        self._observed = _last_observed(truth)
-        self._sums = {name: np.zeros((horizon, targets)) for name in SUMS}
-        self._inside, self._width = np.zeros((horizon, targets)), np.zeros((horizon, targets))
-        self._count, self._bounded = np.zeros((horizon, targets)), np.zeros((horizon, targets))
+        self._known = np.arange(rows) if known is None else known
+        self._truth, self._span = truth, span
+        self._horizons = np.arange(self.ahead, self.ahead + horizon)
+        self._sums = {name: np.zeros((horizon, targets)) for name in self.MEASURES}
+        self._counts = {name: np.zeros((horizon, targets)) for name in self.MEASURES}
         self.scored = 0
-        # Mean squared errors by row, for running views; NaN where nothing could be compared.
-        self.by_row = {name: np.full(rows, np.nan) for name in ("model", "persistence", "seasonal")}
+        # Means by row; NaN where nothing could be compared.
+        self.by_row = {name: np.full(rows, np.nan) for name in self.RUNNING}
 
-    def add(self, row: int, mean: Array, lower: Array, upper: Array) -> None:
-        """Takes the forecasts [n, H, O] made at rows `row`, `row` + 1, …"""
+    @abstractmethod
+    def measure(
+        self, rows: Rows, truth: Array, mean: Array, lower: Array, upper: Array, distribution: Array
+    ) -> dict[str, Array]:
+        """The measures [n, H, O] of the forecasts made at `rows`, NaN where a pair does not count."""
+
+    def add(self, row: int, mean: Array, lower: Array, upper: Array, distribution: Array | None = None) -> None:
+        """Takes the forecasts [n, H, O] (`distribution` [n, H, O, Q]) made at rows `row`, `row` + 1, …"""
         rows = np.arange(row, row + len(mean))
-        horizons = np.arange(1, self._horizon + 1)
-        ahead = self._steps[rows][:, None] + horizons  # [n, H]
-        truth = self._at(ahead)
-        last = np.broadcast_to(self._observed[rows][:, None, :], truth.shape)
-        compared = np.isfinite(truth) & np.isfinite(mean) & np.isfinite(last)
-        errors = {"model": mean - truth, "persistence": last - truth}
-        if self._season is not None:
-            errors["seasonal"] = self._seasonal(ahead, horizons, last) - truth
-        errors = {name: np.where(compared, error, 0.0) / self._scale for name, error in errors.items()}
-        self._keep_running(rows, compared, errors)
-        in_span = (rows + 1 >= self._span.start) & (ahead[:, -1] < self._step_behind)
-        if in_span.any():
-            bounds = (lower[in_span], upper[in_span])
-            kept = {name: error[in_span] for name, error in errors.items()}
-            self._add_scored(compared[in_span], kept, truth[in_span], *bounds)
+        ahead = self._steps[rows][:, None] + self._horizons  # [n, H]
+        made = np.empty((*mean.shape, 0)) if distribution is None else distribution
+        measured = self.measure(rows, self._at(ahead), mean, lower, upper, made)
+        for name, measure in self.RUNNING.items():
+            if measure in measured:
+                self._keep_running(name, rows, measured[measure])
+        in_span = (rows + self.ahead >= self._span.start) & (ahead[:, -1] < self._step_behind)
+        for name, values in measured.items():
+            kept = values[in_span]
+            counts = ~np.isnan(kept)
+            self._sums[name] += np.where(counts, kept, 0.0).sum(0)
+            self._counts[name] += counts.sum(0)
+        self.scored += int((~np.isnan(measured[self.MEASURES[0]][in_span])).any((1, 2)).sum())
 
-    def _seasonal(self, ahead: NDArray[np.int64], horizons: NDArray[np.int64], last: Array) -> Array:
-        assert self._season is not None
-        back = ahead - self._season * -(-horizons // self._season)
-        value = self._at(back)
-        value = np.where(np.isfinite(value), value, self._at(back - self._season))
-        return np.where(np.isfinite(value), value, last)
-
-    def _at(self, steps: NDArray[np.int64]) -> Array:
+    def _at(self, steps: Rows) -> Array:
         """The values at `steps` [n, H], NaN where no row has that step."""
         rows = np.minimum(np.searchsorted(self._steps, steps), len(self._steps) - 1)
         return np.where((self._steps[rows] == steps)[:, :, None], self._truth[rows], np.nan)
 
-    def meets_next(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the row after each of `rows` is the next step."""
-        following = np.minimum(rows + 1, len(self._steps) - 1)
-        meets: NDArray[np.bool_] = self._steps[following] == self._steps[rows] + 1
+    def meets_next(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether the first value that the forecasts made at `rows` speak of is that of the row `ahead` rows on."""
+        following = np.minimum(rows + self.ahead, len(self._steps) - 1)
+        meets: NDArray[np.bool_] = self._steps[following] == self._steps[rows] + self.ahead
         return meets
 
-    def _keep_running(self, rows: NDArray[np.int64], compared: NDArray[np.bool_], errors: dict[str, Array]) -> None:
-        pairs = compared.sum((1, 2))
+    def _keep_running(self, name: str, rows: Rows, values: Array) -> None:
+        counts = ~np.isnan(values)
+        pairs = counts.sum((1, 2))
         some = pairs > 0
-        for name, error in errors.items():
-            self.by_row[name][rows[some]] = (error[some] ** 2).sum((1, 2)) / pairs[some]
-
-    def _add_scored(
-        self, compared: NDArray[np.bool_], errors: dict[str, Array], truth: Array, lower: Array, upper: Array
-    ) -> None:
-        self.scored += int(compared.any((1, 2)).sum())
-        self._count += compared.sum(0)
-        for prefix, name in (("", "model"), ("persistence_", "persistence"), ("seasonal_", "seasonal")):
-            if name in errors:
-                self._sums[f"{prefix}mse"] += (errors[name] ** 2).sum(0)
-            if name in errors and name != "seasonal":
-                self._sums[f"{prefix}mae"] += np.abs(errors[name]).sum(0)
-        bounded = compared & np.isfinite(lower) & np.isfinite(upper)
-        self._bounded += bounded.sum(0)
-        with np.errstate(invalid="ignore"):
-            self._inside += (bounded & (lower <= truth) & (truth <= upper)).sum(0)
-            self._width += np.where(bounded, (upper - lower) / self._scale, 0.0).sum(0)
+        self.by_row[name][rows[some]] = np.where(counts, values, 0.0)[some].sum((1, 2)) / pairs[some]
 
     def running(self, name: str, row: int, rows: int) -> float:
-        """Mean squared error over the last `rows` rows up to `row`; NaN before there is any."""
+        """Mean over the last `rows` rows up to `row`; NaN before there is any."""
         part = self.by_row[name][max(0, row + 1 - rows) : row + 1]
         part = part[np.isfinite(part)]
         return float(part.mean()) if len(part) else float("nan")
@@ -135,13 +117,58 @@ class Scorer:
         return self._means(np.s_[step - 1, index])
 
     def _means(self, part: Any) -> dict[str, float | None]:
-        count, bounded = float(self._count[part].sum()), float(self._bounded[part].sum())
-        means = {name: _ratio(float(total[part].sum()), count) for name, total in self._sums.items()}
-        if self._season is None:
-            means["seasonal_mse"] = None
-        means["coverage"] = _ratio(float(self._inside[part].sum()), bounded)
-        means["width"] = _ratio(float(self._width[part].sum()), bounded)
-        return means
+        totals = {name: (float(self._sums[name][part].sum()), self._counts[name][part].sum()) for name in self._sums}
+        return {name: total / float(count) if count else None for name, (total, count) in totals.items()}
+
+
+class NumberScorer(Scorer):
+    """Errors of numbers. `scale` [O] divides them (1: original units); `season` P in steps, or None."""
+
+    MEASURES = ("mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse", "coverage", "width")
+    RUNNING: ClassVar = {"model": "mse", "persistence": "persistence_mse", "seasonal": "seasonal_mse"}
+
+    def __init__(
+        self,
+        truth: Array,
+        horizon: int,
+        season: int | None,
+        scale: Array,
+        span: Span,
+        steps: Rows | None = None,
+        known: Rows | None = None,
+    ) -> None:
+        super().__init__(truth, horizon, span, steps, known)
+        self._season, self._scale, self._observed = season, scale, _last_observed(truth)
+
+    def measure(
+        self, rows: Rows, truth: Array, mean: Array, lower: Array, upper: Array, distribution: Array
+    ) -> dict[str, Array]:
+        """As the base class says."""
+        known = self._known[rows]
+        last = np.where(known[:, None] >= 0, self._observed[known], np.nan)[:, None, :]
+        last = np.broadcast_to(last, truth.shape)
+        compared = np.isfinite(truth) & np.isfinite(mean) & np.isfinite(last)
+        errors = {"": mean - truth, "persistence_": last - truth}
+        if self._season is not None:
+            errors["seasonal_"] = self._seasonal(rows, last) - truth
+        measured = {}
+        for prefix, error in errors.items():
+            scaled = np.where(compared, error, np.nan) / self._scale
+            measured[f"{prefix}mse"] = scaled**2
+            if prefix != "seasonal_":
+                measured[f"{prefix}mae"] = np.abs(scaled)
+        bounded = compared & np.isfinite(lower) & np.isfinite(upper)
+        with np.errstate(invalid="ignore"):
+            measured["coverage"] = np.where(bounded, (lower <= truth) & (truth <= upper), np.nan)
+            measured["width"] = np.where(bounded, (upper - lower) / self._scale, np.nan)
+        return measured
+
+    def _seasonal(self, rows: Rows, last: Array) -> Array:
+        assert self._season is not None
+        back = self._steps[rows][:, None] + self._horizons - self._season * -(-self._horizons // self._season)
+        value = self._at(back)
+        value = np.where(np.isfinite(value), value, self._at(back - self._season))
+        return np.where(np.isfinite(value), value, last)
 
 
 def standard_deviations(truth: Array, rows: int | None) -> Array:
@@ -163,7 +190,3 @@ def _last_observed(values: Array) -> Array:
     index = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
     index = np.maximum.accumulate(index, axis=0)
     return np.where(index >= 0, np.take_along_axis(values, np.maximum(index, 0), axis=0), np.nan)
-
-
-def _ratio(total: float, count: float) -> float | None:
-    return total / count if count else None

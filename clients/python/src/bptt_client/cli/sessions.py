@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bptt_client import Client, Reply, Session
+from bptt_client import Client, Reply, Session, TargetForecast
 from bptt_client.cli.problems import Problem
 
 _WIDEST = 100_000  # characters
@@ -69,7 +69,8 @@ def _watch(arguments: argparse.Namespace) -> None:
             if arguments.json:
                 print(json.dumps(_finite(dataclasses.asdict(reply))), flush=True)
             else:
-                console.print(_line(reply), soft_wrap=True)
+                labelled = watch.session is not None and bool(watch.session.labels)
+                console.print(_line(reply, "label" if labelled else "next"), soft_wrap=True, markup=False)
             shown += 1
             if shown == arguments.count:
                 return
@@ -86,15 +87,16 @@ def _tags(pairs: list[str]) -> dict[str, str]:
 
 
 def _row(session: Session) -> list[str]:
+    learner, task = session.config["learner"], session.config.get("task", "forecast")
     return [
         session.session_id,
         f"{session.last_sequence:,}",
         f"{session.updates.applied:,}",
         _few(session.features),
-        _few(session.targets),
+        _few(session.targets) + ("" if task == "forecast" else f" ({task})"),
         str(session.horizon),
         "on" if session.learning else "off",
-        f"{session.config['learner']['cell']} {session.config['learner']['hidden']}",
+        f"{learner['cell']} {learner['hidden']}" + (f" × {learner['layers']}" if learner.get("layers", 1) > 1 else ""),
         " ".join(f"{key}={value}" for key, value in session.tags.items()),
     ]
 
@@ -103,14 +105,19 @@ def _few(names: tuple[str, ...], most: int = 4) -> str:
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])}, … ({len(names)})"
 
 
-def _line(reply: Reply) -> str:
-    forecast, ahead = reply.forecast, []
-    for i, name in enumerate(forecast.targets):
-        low, high = forecast.lower[0][i], forecast.upper[0][i]
-        interval = f" [{low:.4g}..{high:.4g}]" if math.isfinite(low) else ""
-        ahead.append(f"{name} {forecast.mean[0][i]:.4g}{interval}")
+def _line(reply: Reply, what: str) -> str:
+    """One outcome; `what` it speaks of: what comes next, or the event's own label."""
+    ahead = [f"{name} {_soonest(reply.forecast[name])}" for name in reply.forecast.targets]
     odd = f"  anomaly {reply.anomaly_score:.2f}" if reply.anomaly_score > 1.0 else ""
-    return f"{reply.sequence:>8}  next: {', '.join(ahead)}{_update(reply)}{odd}"
+    return f"{reply.sequence:>8}  {what}: {', '.join(ahead)}{_update(reply)}{odd}"
+
+
+def _soonest(forecast: TargetForecast) -> str:
+    if forecast.symbol and forecast.probabilities:
+        return f"{forecast.symbol[0]!r} {100.0 * max(forecast.probabilities[0].values()):.0f} %"
+    low, high = forecast.lower[0], forecast.upper[0]
+    interval = f" [{low:.4g}..{high:.4g}]" if math.isfinite(low) else ""
+    return f"{forecast.mean[0]:.4g}{interval}"
 
 
 def _update(reply: Reply) -> str:

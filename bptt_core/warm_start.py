@@ -1,0 +1,122 @@
+"""Training a session on a history before its stream begins: full backpropagation through time over whole sequences.
+
+The history passes the scale stage once, as a stream would, so that every target is scaled by what was known when its
+forecast would have been made. Then each pass goes over all sequences (an episode is one sequence) with the rules of
+`full_bptt.py`. At the end the trained network runs over the last sequence once, and the live stream goes on from there
+with carry, window, scales, seasons and time; nothing of the history is served, counted or scored.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt_core import full_bptt, scaling, stages, timeline
+from bptt_core.config import FieldError
+from bptt_core.events import Events, WarmStart
+from bptt_core.scaling import Scaled
+from bptt_core.slab import Rows
+from bptt_core.stages import Batch, Shape
+from bptt_core.timeline import Timeline
+
+MAX_TAPE_VALUES: Final = 2**25  # of the longest sequence; numbers that its forward leaves for its backward
+MAX_STEPS: Final = 20_000  # of the whole history, those that fill gaps in time included
+
+
+class WarmUp:
+    """One warm start in progress, on copies of one session's rows: `pieces` times `read_piece`, then passes, then the
+    end. Each of these is short enough for others to be served in between."""
+
+    pieces: ClassVar[int] = 10
+
+    def __init__(
+        self,
+        xp: Any,
+        shape: Shape,
+        device: Rows,
+        host: Rows,
+        history: Events,
+        per_pass: bool,
+        store: Callable[[], None],
+    ) -> None:
+        self._xp, self._shape, self._device, self._host = xp, shape, device, host
+        self._per_pass, self._store = per_pass, store
+        self._loss: list[float] = []
+        self._applied = 0
+        clock, self._steps = timeline.steps_of(
+            Timeline.of_row(host["timeline"][0]), history, shape.longest_gap, shape.labels
+        )
+        starts = np.flatnonzero(self._steps.clear).tolist()
+        self._bounds = [0, *(start for start in starts if start), len(self._steps)]
+        self._check_length(len(self._steps), max(np.diff(self._bounds).tolist()))
+        host["timeline"][0] = clock.row()
+        self._scaled: list[Scaled] = []
+        self._sequences: list[tuple[Any, Any]] = []
+
+    def read_piece(self) -> None:
+        """Takes in the next of `pieces` parts of the history, if there is one left."""
+        shape, read = self._shape, len(self._scaled)
+        piece = self._steps.part(read, read + math.ceil(len(self._steps) / self.pieces))
+        if len(piece) == 0:
+            return
+        with np.errstate(all="ignore"):
+            batch = Batch.of([piece])
+            scaled = stages.scale(shape, self._host, batch)
+            quiet = [np.zeros_like(event) for event in batch.event]  # forecasts of no event: served and scored nowhere
+            blank = [np.zeros((1, shape.learner.outputs)) for _ in scaled]
+            stages.serve(shape, self._host, replace(batch, event=quiet), scaled, blank)
+        self._scaled += scaled
+        if len(self._scaled) == len(self._steps):
+            self._sequences = [self._sequence(self._scaled[a:b]) for a, b in itertools.pairwise(self._bounds)]
+
+    def run_pass(self) -> float:
+        """Goes over the history once; returns the mean loss before the updates of this pass, NaN without a target."""
+        self._read_all()
+        with np.errstate(all="ignore"):
+            loss, applied = full_bptt.train_pass(
+                self._xp, self._shape.learner, self._device, self._host, self._sequences, self._per_pass
+            )
+        self._loss.append(loss)
+        self._applied += applied
+        return loss
+
+    def finish(self) -> WarmStart:
+        """Leaves the session where the history ended."""
+        self._read_all()
+        with np.errstate(all="ignore"):
+            xs, targets = self._sequences[-1]
+            full_bptt.enter_stream(self._xp, self._shape.learner, self._device, self._host, xs, targets)
+        if "label_events" in self._host:
+            self._host["label_events"][...] = 0  # the first live event takes the first row of the rings
+        self._store()
+        return WarmStart(np.array(self._loss), self._applied)
+
+    def _read_all(self) -> None:
+        while not self._sequences:
+            self.read_piece()
+
+    def _sequence(self, scaled: list[Scaled]) -> tuple[Any, Any]:
+        """Inputs [T, D] and targets [T, N] of one sequence, on the backend's side."""
+        learner, dtype = self._shape.learner, self._device["params"].dtype
+        xs = np.concatenate([s.inputs for s in scaled]).astype(dtype)
+        arrived = np.concatenate([scaling.learner_targets(self._shape.scaling, s) for s in scaled]).astype(dtype)
+        targets: NDArray[Any] = full_bptt.sequence_targets(learner, arrived)
+        return self._xp.asarray(xs), self._xp.asarray(targets)
+
+    def _check_length(self, total: int, steps: int) -> None:
+        if total > MAX_STEPS:
+            raise FieldError("history", total, f"at most {MAX_STEPS} steps, with those that fill gaps in time")
+        learner = self._shape.learner
+        width = learner.inputs + learner.outputs
+        if total * width > MAX_TAPE_VALUES:
+            raise FieldError("history", total, f"at most {MAX_TAPE_VALUES // width} steps with inputs of this width")
+        per_step = 8 * learner.hidden * learner.layers + learner.inputs + 2 * learner.outputs
+        if steps * per_step > MAX_TAPE_VALUES:
+            most = MAX_TAPE_VALUES // per_step
+            raise FieldError("history", steps, f"at most {most} steps per sequence for a network of this size")

@@ -1,0 +1,71 @@
+"""How many bytes things take, on the wire and in memory: what bounds batches, messages and what waits.
+
+Upper bounds, by configuration alone. It knows neither requests nor messages.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bptt_core import SessionConfig, Words, lags, session_layout
+from server.errors import invalid_field
+from server.sessions import Batch, Record, Reply, window_of
+
+_MESSAGE_OVERHEAD_BYTES: Final = 4096
+# A session without scores: names, targets and tags at their longest, four bytes per character.
+SESSION_BYTES: Final = 128 * 1024
+_SCORE_TABLES: Final = 9
+_REPORT_BYTES: Final = 8 + 1 + 5 * 4  # of an outcome: anomaly score, update result, and five numbers of the update
+_POSITION_BYTES: Final = 5
+
+
+def batch_events(config: SessionConfig, max_message_bytes: int) -> int:
+    """Most events of which batch and reply fit one message. Raises Refusal if a reply or the scores never would."""
+    pairs, symbols = config.horizon * len(config.predicted), _symbol_bytes(config)
+    most = (max_message_bytes - SESSION_BYTES - symbols) // (8 * _SCORE_TABLES)
+    if pairs > most:
+        allowed = f"at most {max(0, most)}, for messages of {max_message_bytes} bytes and {symbols} bytes of symbols"
+        raise invalid_field("horizon × targets", pairs, allowed)
+    room, one = max_message_bytes - _MESSAGE_OVERHEAD_BYTES, event_bytes(config)
+    if one > room:
+        allowed = f"at most {room}, for messages of {max_message_bytes} bytes"
+        raise invalid_field("horizon × targets × distribution", Words(f"{one} bytes per reply"), allowed)
+    return room // one
+
+
+def event_bytes(config: SessionConfig) -> int:
+    """Bytes that an event takes, on the wire or in memory: the larger of request and full reply."""
+    pairs = config.horizon * len(config.predicted)
+    reply = 8 * pairs * (3 + distribution_size(config)) + _REPORT_BYTES + 4 * len(lags(window_of(config)))
+    return max(reply, 8 * (len(config.features) + len(config.labels) + 1) + _POSITION_BYTES)
+
+
+def distribution_size(config: SessionConfig) -> int:
+    """Numbers per pair in the distribution that is served, at most: probabilities of symbols, or quantiles."""
+    if config.learner.loss == "softmax":
+        return len(config.symbols(config.predicted[0]))
+    return len(config.learner.quantiles)
+
+
+def event_count(record: Record, batch: Batch) -> int:
+    """Events in a batch; 1 if it has not even one."""
+    return max(1, len(batch.values) // record.features)
+
+
+def held_bytes(record: Record, batch: Batch, reply: Reply) -> int:
+    """Memory that a batch and its reply take until it is answered, at most."""
+    replies = {Reply.EVERY: event_count(record, batch), Reply.LAST: 1, Reply.NONE: 0}[reply]
+    return batch.nbytes + replies * event_bytes(record.created.config)
+
+
+def history_bytes(record: Record, batch: Batch) -> int:
+    """Memory that a warm start takes until it ends: the history, and what the network sees of it (float32), which is up
+    to twice as long where gaps in time are filled."""
+    layout = session_layout(record.created.config)
+    return batch.nbytes + event_count(record, batch) * 2 * 4 * (layout.inputs + layout.outputs)
+
+
+def _symbol_bytes(config: SessionConfig) -> int:
+    """Bytes that the categories take in a message, at most."""
+    texts = [text for c in config.categories for text in (c.channel, *c.symbols)]
+    return sum(len(text.encode()) + 8 for text in texts)

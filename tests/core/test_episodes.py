@@ -1,0 +1,93 @@
+"""An episode begins with an empty memory: no carry, window, pair or difference reaches across its first event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bptt_core import CELLS, Events, Fold, LearnerConfig, SessionConfig
+
+
+def config(**learner: Any) -> SessionConfig:
+    return SessionConfig(("x",), scaling="fixed", learner=LearnerConfig(**{"hidden": 4, "window": 8} | learner))
+
+
+def at(n: int, *starts: int) -> np.ndarray:
+    return np.isin(np.arange(n), starts)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("start", [3, 20])
+def test_predictions_are_those_of_a_stream_that_begins_there(
+    cell: str, start: int, new_fold: Callable[[], Fold], random_walks: Any
+) -> None:
+    values = random_walks(40, 1)
+    fold = new_fold()
+    first = fold.create(config(cell=cell, layers=2, learning_rate=0.05))
+    fold.step([(first, Events(values))])  # a readout that is not zero
+    parameters = fold.parameters(first)
+    long, short = (fold.create(config(cell=cell, layers=2), learning=False, parameters=parameters) for _ in range(2))
+    (whole,) = fold.step([(long, Events(values, None, None, at(40, start)))])
+    (tail,) = fold.step([(short, Events(values[start:]))])
+    np.testing.assert_array_equal(whole.mean[start:], tail.mean)
+    (through,) = fold.step(
+        [(fold.create(config(cell=cell, layers=2), learning=False, parameters=parameters), Events(values))]
+    )
+    assert (through.mean[start:] != tail.mean).any()
+
+
+def test_updates_see_nothing_of_the_episode_before(new_fold: Callable[[], Fold], random_walks: Any) -> None:
+    """With a rate next to nothing, losses and norms of an episode are those of a stream that begins with it."""
+    values = random_walks(30, 1)
+    values -= values.mean()
+    slow = config(cell="gru", learning_rate=1e-8, optimizer="sgd", stride=2, loss_span=4)
+    fold = new_fold()
+    trained = fold.create(config(cell="gru", learning_rate=0.05))
+    fold.step([(trained, Events(values))])
+    parameters = fold.parameters(trained)
+    a, b = (fold.create(slow, parameters=parameters) for _ in range(2))
+    (whole,) = fold.step([(a, Events(values, None, None, at(30, 10)))])
+    (tail,) = fold.step([(b, Events(values[10:]))])
+    np.testing.assert_allclose(whole.gradient_norm[11:], tail.gradient_norm[1:], rtol=1e-5)
+    np.testing.assert_allclose(whole.loss[11:], tail.loss[1:], rtol=1e-5)
+
+
+def test_no_pair_reaches_across(new_fold: Callable[[], Fold], random_walks: Any) -> None:
+    """Each of ten episodes of five events settles 4 + 3 + 2 forecasts of three horizons."""
+    fold = new_fold()
+    slot = fold.create(SessionConfig(("x",), horizon=3, learner=LearnerConfig(hidden=2, window=8)))
+    (made,) = fold.step([(slot, Events(random_walks(50, 1), None, None, at(50, *range(0, 50, 5))))])
+    scores = fold.status(slot).scores
+    assert scores is not None
+    assert scores.count[:, 0].tolist() == [40, 30, 20]
+    assert np.isnan(made.loss[::5]).all()
+
+
+def test_scales_ignore_the_break(new_fold: Callable[[], Fold]) -> None:
+    """Episodes at levels far apart: a change formed across the break would be enormous and widen every interval."""
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.standard_normal(20) * 1e6, 10)
+    values = (level + rng.standard_normal(200))[:, None]
+    widths = []
+    for starts in (at(200, *range(0, 200, 10)), None):
+        fold = new_fold()
+        slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(hidden=2)))
+        (made,) = fold.step([(slot, Events(values, None, None, starts))])
+        widths.append(float(np.median((made.upper - made.lower)[-50:])))
+    assert widths[0] < 12 < 50 < widths[1]
+
+
+def test_an_episode_is_no_gap_in_time(new_fold: Callable[[], Fold], random_walks: Any) -> None:
+    """A year before an episode is not filled, and its first events still teach the period."""
+    hour, year = 3_600_000_000_000, 365 * 86_400_000_000_000
+    values = random_walks(60, 1)
+    times = np.arange(60) * hour + np.repeat(np.arange(20), 3) * year
+    fold = new_fold()
+    slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(hidden=2, window=4)))
+    (made,) = fold.step([(slot, Events(values, times, None, at(60, *range(0, 60, 3))))])
+    assert fold.status(slot).period_ns == hour
+    assert len(made) == 60
+    assert fold.status(slot).scores.count[0, 0] == 40
