@@ -31,8 +31,8 @@ from bptt_core import (
 from bptt_core.config import NUMERIC_LOSSES
 
 FUNCTIONS = (
-    "add", "ascontiguousarray", "clip", "concatenate", "exp", "isfinite", "isnan", "log", "log1p", "matmul", "maximum", "minimum", "multiply", "sign", "sqrt", "stack",
-    "subtract", "tanh", "where",
+    "add", "ascontiguousarray", "clip", "concatenate", "exp", "isfinite", "isnan", "log", "log1p", "matmul", "maximum",
+    "minimum", "multiply", "sign", "sqrt", "stack", "subtract", "tanh", "where",
 )  # fmt: skip
 CREATORS = ("arange", "empty", "empty_like", "full", "zeros", "zeros_like")
 BINARY = ("add", "sub", "mul", "truediv", "pow", "lt", "le", "gt", "ge", "eq", "ne", "and_", "or_", "matmul")
