@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import math
 import os
 import platform
@@ -314,11 +315,11 @@ class Case(NamedTuple):
 
 def brisk(cells: tuple[str, ...], windows: tuple[int, ...], **given: Any) -> dict[str, LearnerConfig]:
     """The brisk learner with every cell and window, and other fields changed."""
-    return {
-        f"{cell}, k2 = {window}": replace(BRISK, **{"cell": cell, "window": window, "stride": min(window, 8)} | given)
-        for cell in cells
-        for window in windows
-    }
+    found = {}
+    for cell, window in itertools.product(cells, windows):
+        fields: dict[str, Any] = {"cell": cell, "window": window, "stride": min(window, 8)} | given
+        found[f"{cell}, k2 = {window}"] = replace(BRISK, **fields)
+    return found
 
 
 GATED: Final = ("gru", "lstm")
@@ -344,6 +345,7 @@ CASES: Final = (
         "embedded Reber", partial(grammar, states=embedded_reber()), 60_000, brisk(GATED, (4, 32), bias_init="chrono")
     ),
     Case("adding, 20 steps", adding, 40_000, brisk(("tanh", *GATED), (20,), **ADDING)),
+    Case("adding, 50 steps", partial(adding, steps=50), 200_000, brisk(GATED, (50,), **PATIENT, stride=10)),
     Case("adding, 100 steps", partial(adding, steps=100), 300_000, brisk(GATED, (100,), **PATIENT, stride=20)),
 )
 

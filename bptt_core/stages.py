@@ -238,15 +238,17 @@ def _learn(
 ) -> tuple[list[NDArray[Any]], list[tbptt.StepReport]]:
     """The learners' outputs [B, K] in units of the residual scale, and their reports, step by step."""
     dtype = device["params"].dtype
-    xs = xp.asarray(np.concatenate([s.inputs for s in scaled]).astype(dtype))
+    # Row by row: columns picked from a table lie the other way round, and a product would sum in another order.
+    xs = xp.asarray(np.concatenate([s.inputs for s in scaled]).astype(dtype, order="C"))
     arrived = xp.asarray(np.concatenate([scaling.learner_targets(shape.scaling, s) for s in scaled]).astype(dtype))
     ys, reports, start = [], [], 0
     rows = zip(batch.prefixes(device), batch.prefixes(host), strict=True)
     for s, (mine, book) in enumerate(rows):
-        if batch.clear[s].any():
-            tbptt.clear(xp, mine, book, batch.clear[s])
+        breaks = batch.clear[s].any()
+        ended = tbptt.begin_anew(xp, shape.learner, mine, book, batch.clear[s]) if breaks else None
         here = slice(start, start + batch.active[s])
         y, report = tbptt.step(xp, shape.learner, mine, book, xs[here], arrived[here], batch.event[s])
+        report = report if ended is None else tbptt.both(ended, report)
         ys.append(y)
         reports.append(report)
         start += batch.active[s]

@@ -35,7 +35,7 @@ from bptt_core.health import lags
 from bptt_core.learner import LearnerShape, device_fields, host_fields
 from bptt_core.optimizers import MOMENTS, Settings, apply, scheduled_rate
 from bptt_core.slab import Rows
-from bptt_core.window import Part, active_pairs, active_rows, clear, late_labels
+from bptt_core.window import Part, active_pairs, active_rows, late_labels
 
 __all__ = [
     "Gradient",
@@ -43,7 +43,8 @@ __all__ = [
     "StepReport",
     "active_pairs",
     "active_rows",
-    "clear",
+    "begin_anew",
+    "both",
     "device_fields",
     "host_fields",
     "lags",
@@ -102,6 +103,24 @@ def step(
     if not updated.all():  # an update's forward has brought the carry to the newest step already
         window.advance_carry(xp, shape, device, host, np.flatnonzero(~updated), xs)
     return _read_out(xp, shape, device), report
+
+
+def begin_anew(xp: Any, shape: LearnerShape, device: Rows, host: Rows, which: NDArray[np.bool_]) -> StepReport:
+    """The streams of the learners in `which` [B] do not go on from the step before: what arrived since their last
+    update is learned from now or never, then window and carries are forgotten. In place; reports those updates."""
+    due = which & (host["since_update"] > 0)
+    host["since_update"][which] = 0
+    report = _update(xp, shape, device, host, due)
+    report.result[report.result == UpdateResult.NO_TARGET] = UpdateResult.NOT_DUE
+    window.clear(xp, device, host, which)
+    return report
+
+
+def both(first: StepReport, second: StepReport) -> StepReport:
+    """`second` where the learner had an update due there, else `first`; there is never one due in both."""
+    late = second.result != UpdateResult.NOT_DUE
+    columns: list[tuple[NDArray[Any], NDArray[Any]]] = list(zip(first, second, strict=True))
+    return StepReport(*(np.where(late if a.ndim == 1 else late[:, None], b, a) for a, b in columns))
 
 
 def window_gradient(
@@ -178,9 +197,14 @@ def _read_out(xp: Any, shape: LearnerShape, device: Rows) -> Array:
 def _update_where_due(xp: Any, shape: LearnerShape, device: Rows, host: Rows, event: NDArray[np.bool_]) -> StepReport:
     """An update of every learner whose k1-th event since the last this is, in place."""
     host["since_update"] += event
-    report = _blank_report(shape, len(event))
     due = event & (host["since_update"] >= shape.stride)
     host["since_update"][due] = 0
+    return _update(xp, shape, device, host, due)
+
+
+def _update(xp: Any, shape: LearnerShape, device: Rows, host: Rows, due: NDArray[np.bool_]) -> StepReport:
+    """An update of the learners in `due` [B], in place."""
+    report = _blank_report(shape, len(due))
     report.result[due] = UpdateResult.LEARNING_OFF
     ready = due & (host["learning"] == 1)
     report.result[ready] = UpdateResult.NO_TARGET

@@ -43,6 +43,11 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "classify the next symbols": ({"task": "classify", "targets": ("s",), "horizon": 2}, {"cell": "gru"}),
     "classify by probability": ({"task": "classify", "targets": ("x", "y")}, {"cell": "tanh"}),
+    # Symbols beside numbers and next to no hidden units: products whose order must not depend on the memory's layout.
+    "fixed scaling, regress, 1 unit": (
+        {"task": "regress", "labels": ("u",), "scaling": "fixed"},
+        {"cell": "tanh", "hidden": 1, "learning_rate": 0.05},
+    ),
     "fixed scaling": ({"scaling": "fixed", "means": (0.5, 0.5, 0.0), "deviations": (2.0, 0.5, 1.0)}, {"cell": "gru"}),
 }
 EACH = pytest.mark.parametrize("kind", KINDS)

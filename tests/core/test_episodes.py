@@ -66,6 +66,46 @@ def test_no_pair_reaches_across(new_fold: Callable[[], Fold], random_walks: Any)
     assert np.isnan(made.loss[::5]).all()
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 7, 20])
+def test_a_label_at_the_end_of_an_episode_is_learned_whatever_the_stride(
+    stride: int, new_fold: Callable[[], Fold]
+) -> None:
+    """Episodes of five events whose only label is the last one's: one update each, by that label alone."""
+    rng = np.random.default_rng(0)
+    values, labels = rng.standard_normal((52, 1)), np.full((52, 1), np.nan)
+    labels[4::5] = 1 + rng.standard_normal((10, 1))
+    learner = LearnerConfig(hidden=3, window=20, stride=stride, learning_rate=1e-8)
+    fold = new_fold()
+    slot = fold.create(SessionConfig(("x",), task="regress", labels=("y",), scaling="fixed", learner=learner))
+    (made,) = fold.step([(slot, Events(values, None, labels, at(52, *range(0, 52, 5))))])
+    assert fold.status(slot).applied == 10
+    reported = np.flatnonzero(~np.isnan(made.loss))
+    first = 4 if stride == 1 else 5  # with the label, or with the event after the end
+    assert reported.tolist() == list(range(first, 52, 5))
+    np.testing.assert_allclose(made.loss[reported], labels[4::5, 0] ** 2, rtol=1e-4)  # the readout is next to 0 still
+
+
+def test_an_update_at_the_end_of_an_episode_is_the_one_that_was_due(
+    new_fold: Callable[[], Fold], random_walks: Any
+) -> None:
+    """Stride 4, episodes of 6: after the end of the first the parameters are those of a stream of stride 2 whose
+    updates before the sixth event did nothing but that one at the fourth."""
+    values = random_walks(7, 1)
+    fold = new_fold()
+    fours = config(cell="gru", stride=4, loss_span=6, optimizer="sgd")
+    slot, other = fold.create(fours), fold.create(config(cell="gru", stride=6, loss_span=6, optimizer="sgd"))
+    fold.step([(slot, Events(values[:4])), (other, Events(values[:4]))])
+    for name in ("params", "carry", "boundary"):
+        fold._set(other, name, fold._get(slot, name))
+    fold.step([(slot, Events(values[4:6]))])
+    assert fold.status(slot).applied == 1
+    (made,) = fold.step([(slot, Events(values[6:], None, None, at(1, 0)))])
+    assert fold.status(slot).applied == 2
+    (due,) = fold.step([(other, Events(values[4:6]))])
+    assert made.loss[0] == due.loss[1]
+    assert fold.parameters(slot).tobytes() == fold.parameters(other).tobytes()
+
+
 def test_scales_ignore_the_break(new_fold: Callable[[], Fold]) -> None:
     """Episodes at levels far apart: a change formed across the break would be enormous and widen every interval."""
     rng = np.random.default_rng(0)

@@ -63,8 +63,7 @@ def test_the_add_task_is_learned_if_the_window_holds_both_lags_and_not_if_it_hol
     (long,) = tasks.learn([whole], ADD[cell])
     (short,) = tasks.learn([part], replace(ADD[cell], window=2, stride=2))
     assert whole.score(long, slice(22_000, 32_000)) <= 0.47
-    assert whole.score(long, quarter) < 0.51
-    assert part.score(short, quarter) > 0.54
+    assert part.score(short, quarter) > max(0.54, whole.score(long, quarter) + 0.05)
 
 
 def test_delayed_xor_is_solved() -> None:
@@ -73,7 +72,7 @@ def test_delayed_xor_is_solved() -> None:
 
 
 def test_mackey_glass_one_step_ahead() -> None:
-    """Persistence reaches .146, the line through the last two points .032."""
+    """Persistence reaches .146, the line through the last two points .032. Little memory is needed here."""
     assert score(tasks.mackey_glass(seed=1, length=3_000), MACKEY_GLASS, last=1_000) <= 0.02
 
 

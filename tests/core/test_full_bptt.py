@@ -128,7 +128,7 @@ def test_truncation_that_cuts_nothing_trains_every_episode_as_full_bptt_does(cas
         host["clip_limit"][...], host["warmup_updates"][...], host["weight_decay"][...] = 0.3, 5, 0.1
     losses = []
     for k, episode in enumerate(episodes):
-        tbptt.clear(np, *truncated, np.ones(1, bool))
+        tbptt.begin_anew(np, shape, *truncated, np.ones(1, bool))
         losses.append(float(stream(shape, truncated, episode)[-1][1].loss[0]))
         loss, applied = full_bptt.train_pass(np, shape, *full, targeted(shape, episodes[k : k + 1]))
         assert applied == 1

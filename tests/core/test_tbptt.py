@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import UpdateResult, tbptt
+from bptt_core import UpdateResult, tbptt, window
 from bptt_core.cells import CELLS
 from bptt_core.slab import Rows, Slab
 
@@ -437,7 +437,7 @@ def test_after_a_jump_a_learner_starts_again_with_what_it_knows(cell: str) -> No
     for k in range(9):
         take_step(shape, device, host, xs[k], arrived[k])
     learned = device["params"].copy()
-    tbptt.clear(np, device, host, np.array([True, False]))
+    window.clear(np, device, host, np.array([True, False]))
     assert host["length"].tolist() == [0, 5]
     new_device, new_host = learners(shape, learned)
     for k in range(9, 20):
