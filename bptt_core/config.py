@@ -129,12 +129,14 @@ class LearnerConfig:
 
     def _loss(self, session: SessionConfig) -> str:
         allowed = SYMBOL_LOSSES if session.task == "classify" else NUMERIC_LOSSES
-        names = session.labels or session.targets
-        symbols = [name for name in names if session.symbols(name)]
+        symbols = [name for name in session.predicted if session.symbols(name)]
+        if symbols and len(session.predicted) > 1:
+            field, kind = ("labels", "label") if session.labels else ("targets", "feature")
+            raise FieldError(field, list(session.predicted), f"one categorical {kind}, or numeric ones in 0..1")
         default = "squared" if session.task != "classify" else "softmax" if symbols else "sigmoid"
         loss = default if self.loss is None else self.loss
         _one_of("learner.loss", loss, allowed)
-        if loss == "softmax" and (len(names) > 1 or not symbols):
+        if loss == "softmax" and not symbols:
             raise FieldError("learner.loss", loss, "sigmoid, or softmax with one categorical target or label")
         if loss == "sigmoid" and symbols:
             raise FieldError("learner.loss", loss, f"softmax, as {_shorten(symbols[0])} is categorical")
@@ -307,8 +309,6 @@ class SessionConfig:
                 raise FieldError("targets", name, f"one of the features {_shorten(list(self.features))}")
             if self.task == "forecast" and name in categorical:
                 raise FieldError("targets", name, f"numeric features {_shorten(list(numeric))}, with task forecast")
-        if self.task == "classify" and len(targets) > 1 and any(name in categorical for name in targets):
-            raise FieldError("targets", list(targets), "one categorical feature, or numeric ones in 0..1")
         return targets
 
     def _check_time(self) -> None:

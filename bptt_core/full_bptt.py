@@ -117,5 +117,5 @@ def enter_stream(xp: Any, shape: LearnerShape, device: Rows, host: Rows, xs: Arr
     device["inputs"][0, :kept], device["targets"][0, :kept] = xs[steps - kept :], targets[steps - kept :]
     host["length"][...], host["since_update"][...] = kept, 0
     if shape.ahead == 0:
-        host["step_count"] += steps
-        host["arrived_step"][0, :kept] = host["step_count"] - kept + 1 + np.arange(kept)[:, None]
+        host["event_count"] += steps
+        host["arrived_event"][0, :kept] = host["event_count"] - kept + 1 + np.arange(kept)[:, None]

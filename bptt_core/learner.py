@@ -108,5 +108,5 @@ def host_fields(shape: LearnerShape) -> list[Field]:
     if shape.clip == "quantile":
         fields += [Field("norm_ring", (RING,), np.float64, np.nan), Field("norm_count", (), np.int64)]
     if shape.ahead == 0:
-        fields += [Field("step_count", (), np.int64), Field("arrived_step", (shape.rows, shape.pairs), np.int64)]
+        fields += [Field("event_count", (), np.int64), Field("arrived_event", (shape.rows, shape.pairs), np.int64)]
     return fields

@@ -149,7 +149,7 @@ def _losses(shape: SymbolShape, forecasts: Floats, observed: Floats) -> tuple[Fl
     [B, H, 2, W]."""
     if shape.symbols == 0:
         came = observed[:, None, None, :]
-        wrong = np.abs(_probability(forecasts) - came) > 0.5
+        wrong = (forecasts > 0) != (came > 0.5)
         return np.logaddexp(0, forecasts) - came * forecasts, wrong.astype(np.float64)
     missing = np.isnan(observed[:, 0])
     code = np.where(missing[:, None], 0, observed).astype(np.int64)[:, None, None, :]  # [B, 1, 1, 1]

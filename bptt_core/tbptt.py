@@ -91,7 +91,7 @@ def step(
     those that did not: column h·O + o belongs to the step h + ahead back. `event` [B] is False for the steps that fill
     a gap in time: they advance the window but are never followed by an update.
     """
-    window.append(xp, shape, device, host, xs)
+    window.append(xp, shape, device, host, xs, event)
     if shape.ahead == 0:
         window.advance_carry(xp, shape, device, host, np.arange(len(event)), xs)
         ys = _read_out(xp, shape, device)

@@ -59,8 +59,8 @@ def sound(row: NDArray[np.int64]) -> bool:
     return (
         timed in (UNKNOWN, 0, 1)
         and abs(last) <= MAX_DIFFERENCE_NS
-        and abs(grid) <= MAX_DIFFERENCE_NS + MAX_DIFFERENCE_NS // 2
         and 0 <= period <= MAX_DIFFERENCE_NS
+        and abs(grid - last) <= period // 2
         and 0 <= count < DIFFERENCES
         and all(0 <= difference <= MAX_DIFFERENCE_NS for difference in differences)
     )

@@ -26,6 +26,7 @@ from bptt_core.stages import Batch, Shape
 from bptt_core.timeline import Timeline
 
 MAX_TAPE_VALUES: Final = 2**25  # of the longest sequence; numbers that its forward leaves for its backward
+MAX_PASS: Final = 2**34  # steps × parameters of one pass: some seconds, for which others wait
 MAX_STEPS: Final = 20_000  # of the whole history, those that fill gaps in time included
 
 
@@ -56,24 +57,25 @@ class WarmUp:
         self._bounds = [0, *(start for start in starts if start), len(self._steps)]
         self._check_length(len(self._steps), max(np.diff(self._bounds).tolist()))
         host["timeline"][0] = clock.row()
-        self._scaled: list[Scaled] = []
+        self._read: list[tuple[NDArray[Any], NDArray[Any]]] = []  # of each step its inputs and what arrived with it
         self._sequences: list[tuple[Any, Any]] = []
 
     def read_piece(self) -> None:
         """Takes in the next of `pieces` parts of the history, if there is one left."""
-        shape, read = self._shape, len(self._scaled)
-        piece = self._steps.part(read, read + math.ceil(len(self._steps) / self.pieces))
-        if len(piece) == 0:
+        if self._sequences:
             return
+        shape, read = self._shape, len(self._read)
+        piece = self._steps.part(read, read + math.ceil(len(self._steps) / self.pieces))
         with np.errstate(all="ignore"):
             batch = Batch.of([piece])
             scaled = stages.scale(shape, self._host, batch)
             quiet = [np.zeros_like(event) for event in batch.event]  # forecasts of no event: served and scored nowhere
             blank = [np.zeros((1, shape.learner.outputs)) for _ in scaled]
             stages.serve(shape, self._host, replace(batch, event=quiet), scaled, blank)
-        self._scaled += scaled
-        if len(self._scaled) == len(self._steps):
-            self._sequences = [self._sequence(self._scaled[a:b]) for a, b in itertools.pairwise(self._bounds)]
+        self._read += map(self._learned, scaled)
+        if len(self._read) == len(self._steps):
+            self._sequences = [self._sequence(self._read[a:b]) for a, b in itertools.pairwise(self._bounds)]
+            self._read = []
 
     def run_pass(self) -> float:
         """Goes over the history once; returns the mean loss before the updates of this pass, NaN without a target."""
@@ -101,12 +103,15 @@ class WarmUp:
         while not self._sequences:
             self.read_piece()
 
-    def _sequence(self, scaled: list[Scaled]) -> tuple[Any, Any]:
+    def _learned(self, scaled: Scaled) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What a step is learned from, inputs [1, D] and targets that arrived with it [1, N]; the rest is let go of."""
+        dtype = self._device["params"].dtype
+        return scaled.inputs.astype(dtype), scaling.learner_targets(self._shape.scaling, scaled).astype(dtype)
+
+    def _sequence(self, steps: list[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[Any, Any]:
         """Inputs [T, D] and targets [T, N] of one sequence, on the backend's side."""
-        learner, dtype = self._shape.learner, self._device["params"].dtype
-        xs = np.concatenate([s.inputs for s in scaled]).astype(dtype)
-        arrived = np.concatenate([scaling.learner_targets(self._shape.scaling, s) for s in scaled]).astype(dtype)
-        targets: NDArray[Any] = full_bptt.sequence_targets(learner, arrived)
+        xs, arrived = (np.concatenate(column) for column in zip(*steps, strict=True))
+        targets: NDArray[Any] = full_bptt.sequence_targets(self._shape.learner, arrived)
         return self._xp.asarray(xs), self._xp.asarray(targets)
 
     def _check_length(self, total: int, steps: int) -> None:
@@ -120,3 +125,6 @@ class WarmUp:
         if steps * per_step > MAX_TAPE_VALUES:
             most = MAX_TAPE_VALUES // per_step
             raise FieldError("history", steps, f"at most {most} steps per sequence for a network of this size")
+        if total * learner.layout.size > MAX_PASS:
+            most = MAX_PASS // learner.layout.size
+            raise FieldError("history", total, f"at most {most} steps for a network of this size")

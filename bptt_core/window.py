@@ -22,8 +22,9 @@ from bptt_core.slab import Rows
 Part = Any  # which learners: a NumPy index, or the slice of all of them, which gives views
 
 
-def append(xp: Any, shape: LearnerShape, device: Rows, host: Rows, xs: Array) -> None:
-    """Puts the newest row, inputs `xs` [B, D], into every window; no target of it is known."""
+def append(xp: Any, shape: LearnerShape, device: Rows, host: Rows, xs: Array, event: NDArray[np.bool_]) -> None:
+    """Puts the newest row, inputs `xs` [B, D], into every window; no target of it is known. `event` [B] is False for
+    missing steps, in which no label ages: it would be too old for the update at the next event."""
     full = host["length"] == shape.rows
     if full.any():
         _evict(xp, shape, device, host, np.flatnonzero(full))
@@ -33,7 +34,7 @@ def append(xp: Any, shape: LearnerShape, device: Rows, host: Rows, xs: Array) ->
     device["targets"][at] = np.nan
     host["length"] += 1
     if shape.ahead == 0:
-        host["step_count"] += 1
+        host["event_count"] += event
 
 
 def arrive(xp: Any, shape: LearnerShape, device: Rows, host: Rows, arrived: Array) -> None:
@@ -48,7 +49,7 @@ def arrive(xp: Any, shape: LearnerShape, device: Rows, host: Rows, arrived: Arra
         len(arrived), shape.horizon, shape.targets
     )
     if shape.ahead == 0:
-        host["arrived_step"][learners, row] = host["step_count"][:, None, None]
+        host["arrived_event"][learners, row] = host["event_count"][:, None, None]
 
 
 def late_labels(
@@ -57,7 +58,7 @@ def late_labels(
     """Puts labels that come after their step into the window of ONE learner (rows of B = 1), in place.
 
     Row k of `values` [n, N] (scaled, NaN: not known) belongs to the step `back[k]` before the newest. They count as
-    arriving with the next step; a label that is there already stays. Returns for which rows the window will still hold
+    arriving with the next event; a label that is there already stays. Returns for which rows the window will still hold
     the step when the next update is due, [n].
     """
     length = int(host["length"][0])
@@ -65,7 +66,7 @@ def late_labels(
     for k in np.flatnonzero((row >= 0) & (row < length)).tolist():
         old = device["targets"][0, row[k]]
         new = np.flatnonzero(to_host((old != old) & (values[k] == values[k])))  # NaN is not equal to itself
-        host["arrived_step"][0, row[k], new] = host["step_count"][0] + 1
+        host["arrived_event"][0, row[k], new] = host["event_count"][0] + 1
         old[new] = values[k][new]
     until_update = shape.stride - host["since_update"][0]
     reached: NDArray[np.bool_] = (row < length) & (row >= max(0, length + until_update - shape.rows))
@@ -86,7 +87,7 @@ def active_pairs(
 ) -> Array:
     """Which pairs of `active_rows` an update trains: known, and arrived in the last `loss_span` steps. [rows, B, N].
 
-    `targets` is [B, W, N]. `age` [B, length, N], from `label_age`, says how many steps ago each label arrived; without
+    `targets` is [B, W, N]. `age` [B, length, N], from `label_age`, says how many events ago each label arrived; without
     it every pair arrived when it was due: row r's at horizon h with row r + h.
     """
     part = targets[:, active_rows(shape, length)].transpose(1, 0, 2)
@@ -103,10 +104,10 @@ def _recent_pairs(shape: LearnerShape, length: int) -> NDArray[np.bool_]:
 
 
 def label_age(shape: LearnerShape, host: Rows, part: Part, length: int) -> NDArray[np.int64] | None:
-    """Steps since the labels of rows 0..length−1 arrived, [B, length, N]; None where targets come when they are due."""
+    """Events since the labels of rows 0..length−1 arrived, [B, length, N]; None where targets come when due."""
     if shape.ahead == 1:
         return None
-    age: NDArray[np.int64] = host["step_count"][part][:, None, None] - host["arrived_step"][part][:, :length]
+    age: NDArray[np.int64] = host["event_count"][part][:, None, None] - host["arrived_event"][part][:, :length]
     return age
 
 
@@ -127,7 +128,7 @@ def pass_rows(shape: LearnerShape, rows: Rows, host: Rows, part: Part, count: in
     for name in ("inputs", "targets"):
         rows[name][:, :-count] = rows[name][:, count:].copy()
     if shape.ahead == 0:
-        host["arrived_step"][part] = np.roll(host["arrived_step"][part], -count, axis=1)
+        host["arrived_event"][part] = np.roll(host["arrived_event"][part], -count, axis=1)
     host["length"][part] -= count
 
 

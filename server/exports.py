@@ -256,10 +256,15 @@ def _tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], str | None]:
 
 
 def _network_file(config: SessionConfig, parameters: NDArray[np.float32]) -> bytes:
-    """A session's network as safetensors. The metadata is for people; `cell` is also read back."""
+    """A session's network as safetensors, equal networks as equal files. The metadata is for people; `cell` is also
+    read back."""
     lists = {name: json.dumps(getattr(config, name)) for name in ("features", "targets", "labels")}
     facts = {_MARK: "1", "cell": config.learner.cell, "horizon": str(config.horizon), **lists}
-    return save(to_torch(session_layout(config), parameters), facts)
+    data = save(to_torch(session_layout(config), parameters), facts)
+    # It writes metadata in any order. Sorted, the header is as long as before.
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":"))
+    return data[:8] + header.encode().ljust(start - 8) + data[start:]
 
 
 def _unusable(error: Exception, allowed: str) -> Refusal:

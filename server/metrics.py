@@ -77,7 +77,7 @@ class Metrics:
         updates = Counter("bptt_updates_total", "Updates due, by what became of them.", ["result"], registry=r)
         self._updates = {result: updates.labels(label) for result, label in _RESULTS.items()}
         self._clipped = Counter(
-            "bptt_clipped_updates_total", "Applied updates whose gradient was longer than the clip norm.", registry=r
+            "bptt_clipped_updates_total", "Applied updates whose gradient the clip changed.", registry=r
         )
         non_finite = Counter(
             "bptt_non_finite_total",

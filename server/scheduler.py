@@ -3,6 +3,7 @@
 Each session has a lane of waiting work, in order. A micro-batch takes a turn of each of several lanes of one shape: the
 lane that has waited longest decides the shape, and a lane that was served goes to the back, so that nobody starves and
 nobody waits for a timer. Sessions that cost more per event contribute fewer events, so that a micro-batch stays short.
+Calls that take long wait as if all were of one lane: however many there are, nobody else waits for two of them.
 The idea of schedule → run → settle is nano-vllm's.
 """
 
@@ -19,6 +20,7 @@ _FULL_SHARE_COST: Final = 250_000
 FIRST_PACE: Final = 8
 _SLOW_S: Final = 0.3
 _FAST_S: Final = 0.1
+_LONG: Final = "long"  # the queue of lanes whose next work is to be alone
 
 
 @dataclass(eq=False, slots=True)
@@ -80,32 +82,30 @@ class Turn:
 
 
 class Scheduler:
-    """Lanes by shape, each queue in order of waiting."""
+    """Lanes by shape, and those whose next work is to be alone, each queue in order of waiting."""
 
     def __init__(self, batch_rows: int, turn_rows: int) -> None:
         self._batch_rows, self._turn_rows = batch_rows, turn_rows
         self._queues: dict[Hashable, deque[Lane]] = {}
         self._tick = 0
-        self._resting: Lane | None = None  # had a long turn, and goes to the back of its queue when that is over
+        self._long_since: int | None = 0  # when the last long turn was over; None: it still runs
 
     def __bool__(self) -> bool:
-        return bool(self._queues) or self._resting is not None
+        return bool(self._queues)
 
     def add(self, lane: Lane, work: Work) -> None:
         """Queues work at the end of its lane."""
         lane.waiting.append(work)
-        if not lane.ready and lane is not self._resting:
+        if not lane.ready:
             self._enqueue(lane)
 
     def remove(self, lane: Lane) -> list[Work]:
         """Takes a lane out and returns the work it still had."""
         if lane.ready:
-            queue = self._queues[lane.shape]
+            queue = self._queues[_kind(lane)]
             queue.remove(lane)
             if not queue:
-                del self._queues[lane.shape]
-        if self._resting is lane:
-            self._resting = None
+                del self._queues[_kind(lane)]
         lane.ready = False
         left = list(lane.waiting)
         lane.waiting.clear()
@@ -113,34 +113,44 @@ class Scheduler:
 
     def next(self) -> list[Turn]:
         """The next micro-batch, oldest lane first; empty if nothing waits. Every lane is in it at most once."""
-        if self._resting is not None:
-            self._enqueue(self._resting)
-        self._resting = None
+        if self._long_since is None:
+            self._tick += 1
+            self._long_since = self._tick
         if not self._queues:
             return []
-        shape = min(self._queues, key=lambda s: self._queues[s][0].since)
-        queue = self._queues[shape]
+        kind = min(self._queues, key=self._since)
+        queue = self._queues[kind]
         room, most = (max(1, int(rows * queue[0].share)) for rows in (self._batch_rows, self._turn_rows))
         turns: list[Turn] = []
-        while queue and room > 0 and not (turns and queue[0].waiting[0].alone):
+        while queue and room > 0:
             lane = queue.popleft()
             lane.ready = False
             turn = _take(lane, min(room, most, lane.pace or most))
             turns.append(turn)
             room = 0 if turn.alone else room - max(turn.rows + len(turn.calls), 1)
         if not queue:
-            del self._queues[shape]
+            del self._queues[kind]
         for turn in turns:
-            if turn.lane.waiting and turn.alone:
-                self._resting = turn.lane
-            elif turn.lane.waiting:
+            if turn.alone:
+                self._long_since = None
+            if turn.lane.waiting:
                 self._enqueue(turn.lane)
         return turns
+
+    def _since(self, kind: Hashable) -> int:
+        """Since when a queue waits: since its first lane does, or the long ones since one of them was served."""
+        since = self._queues[kind][0].since
+        return max(since, self._long_since or 0) if kind == _LONG else since
 
     def _enqueue(self, lane: Lane) -> None:
         self._tick += 1
         lane.since, lane.ready = self._tick, True
-        self._queues.setdefault(lane.shape, deque()).append(lane)
+        self._queues.setdefault(_kind(lane), deque()).append(lane)
+
+
+def _kind(lane: Lane) -> Hashable:
+    """The queue of a lane with work: by its shape, or that of the long ones."""
+    return _LONG if lane.waiting[0].alone else ("shape", lane.shape)
 
 
 def pace(rows: int, allowed: int, seconds: float) -> int:

@@ -186,7 +186,7 @@ def test_probabilities_of_one_are_scored_by_the_definition():
                 q = (sum(seen[o]) + 0.5) / (len(seen[o]) + 1)
                 losses.append(-t * math.log(p) - (1 - t) * math.log(1 - p))
                 naive.append(-t * math.log(q) - (1 - t) * math.log(1 - q))
-                wrong.append(abs(p - t) > 0.5)
+                wrong.append((p > 0.5) != (t > 0.5))
                 seen[o].append(t)
     got = scorer.overall()
     assert got["log_loss"] == pytest.approx(np.mean(losses))

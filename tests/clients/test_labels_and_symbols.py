@@ -251,6 +251,20 @@ def test_late_labels_leave_in_order_and_in_pieces():
     assert calls.label(known(), {}) == []
 
 
+@pytest.mark.parametrize(
+    ("sequence", "kind"), [(-1, ValueError), (2**64, ValueError), (1.5, TypeError), (True, TypeError)]
+)
+def test_what_is_no_sequence_is_refused_by_name(sequence, kind):
+    with pytest.raises(kind, match=f"sequence is {sequence}; allowed: "):
+        calls.label(known(), {sequence: [1.0, 2.0]})
+
+
+@pytest.mark.parametrize(("passes", "kind"), [(-1, ValueError), (2**32, ValueError), ("3", TypeError)])
+def test_what_is_no_number_of_passes_is_refused_by_name(passes, kind):
+    with pytest.raises(kind, match=f"passes is {passes!r}; allowed: "):
+        calls.warm_start(known(), [], passes, None)
+
+
 def test_a_file_leaves_as_its_terms_and_pieces_of_64_kib():
     data = bytes(range(256)) * 520
     call = calls.import_session(data, "s", "safetensors", {"features": ["a"], "horizon": None}, {"k": "v"}, False, 7)
@@ -269,6 +283,12 @@ def test_a_file_leaves_as_its_terms_and_pieces_of_64_kib():
     assert not next(whole.request).terms.HasField("config")
     with pytest.raises(ValueError, match="format is 'onnx'; allowed: checkpoint, safetensors"):
         calls.export_session("s", "", "onnx")
+
+
+@pytest.mark.parametrize("data", ["a.session", [1, 2], None, object()])
+def test_a_file_is_given_as_its_bytes(data):
+    with pytest.raises(TypeError, match=r"data is .*; allowed: bytes"):
+        calls.import_session(data, "s", "checkpoint", {}, None, None, None)
 
 
 def test_labels_are_told_again_after_a_break_and_a_warm_start_is_not(fake, connect):

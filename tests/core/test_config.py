@@ -104,6 +104,12 @@ BAD = [
     ("targets", "a categorical feature, or labels", {"task": "classify"}, {}),
     ("targets", "numeric features ['a'], with task forecast", {"categories": (STATE,), "targets": ("b",)}, {}),
     ("targets", "one categorical feature, or numeric ones in 0..1", NEXT_STATE | {"targets": ("a", "b")}, {}),
+    (
+        "labels",
+        "one categorical label, or numeric ones in 0..1",
+        {"task": "classify", "labels": ("y", "z"), "categories": (replace(STATE, channel="z"),)},
+        {},
+    ),
     ("horizon", "1..1", REGRESS | {"horizon": 2}, {}),
     ("seasons", "none, unless the task is forecast", REGRESS | {"seasons": (7,)}, {}),
     ("categories", "one entry per feature or label", {"categories": (STATE, STATE)}, {}),
@@ -159,6 +165,23 @@ def test_sizes_that_are_allowed_alone_may_be_too_much_together(fold: Fold) -> No
         fold.create(config)
     assert "horizon" in caught.value.field
     assert not fold._slabs
+
+
+@pytest.mark.parametrize(
+    ("session", "learner"),
+    [
+        (REGRESS | {"labels": tuple(map(str, range(64))), "label_age": 65_536}, {"hidden": 1}),
+        (
+            {"horizon": 256},
+            {"hidden": 512, "window": 257, "loss": "pinball", "quantiles": tuple(k / 10 for k in range(1, 10))},
+        ),
+    ],
+    ids=["labels that are waited for", "readout"],
+)
+def test_what_waits_and_what_is_read_out_counts_towards_the_size(session: dict[str, Any], learner: Any) -> None:
+    given = {"features": tuple("abcdefgh")} | session
+    with pytest.raises(FieldError, match="at most 16777216 state values per session"):
+        SessionConfig(**given, learner=LearnerConfig(**learner)).validated()
 
 
 def test_a_long_value_is_shortened() -> None:

@@ -140,8 +140,8 @@ def test_truncation_that_cuts_nothing_trains_every_episode_as_full_bptt_does(cas
             "inputs",
             "targets",
             "length",
-            "step_count",
-            "arrived_step",
+            "event_count",
+            "arrived_event",
         }:
             np.testing.assert_allclose(full[part][name], truncated[part][name], rtol=1e-11, atol=1e-14, err_msg=name)
     again = learners(shape, params)

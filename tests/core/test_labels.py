@@ -130,6 +130,20 @@ def test_a_gap_in_time_does_not_confuse_the_sequences(new_fold: Callable[[], Fol
     assert after.loss[0] == pytest.approx((made.mean[2, 0, 0] - 0.7) ** 2, rel=1e-6)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_gap_in_time_loses_no_label(stride: int, new_fold: Callable[[], Fold]) -> None:
+    """Two missing steps lie between a late label and the next event, whose update learns from it all the same."""
+    fold = new_fold()
+    learner = LearnerConfig(cell="gru", hidden=3, window=8, stride=stride)
+    slot = fold.create(
+        SessionConfig(("x",), task="regress", labels=("y",), scaling="fixed", period_ns=10, learner=learner)
+    )
+    (made,) = fold.step([(slot, Events(np.ones((3, 1)), np.arange(3) * 10))])
+    assert fold.label(slot, Labels(np.array([3]), np.array([[0.7]]))).trainable == 1
+    (after,) = fold.step([(slot, Events(np.ones((1, 1)), np.array([50])))])
+    assert after.loss[0] == pytest.approx((made.mean[2, 0, 0] - 0.7) ** 2, rel=1e-6)
+
+
 def test_online_scaling_learns_the_label_s_own_scale(new_fold: Callable[[], Fold]) -> None:
     """y = 1000 + 50·x: within a few hundred events the error is a small part of the label's deviation."""
     rng = np.random.default_rng(3)

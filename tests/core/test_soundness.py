@@ -50,6 +50,7 @@ def with_field(name: str, value: Any, place: int | None = None) -> bytes:
         ("timeline", 2, 0),
         ("timeline", -(2**63), 1),
         ("timeline", 2**63 - 1, 2),
+        ("timeline", -(2**62), 2),
         ("timeline", -1, 3),
         ("timeline", 16, 4),
         ("timeline", -5, 5),

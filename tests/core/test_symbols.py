@@ -117,7 +117,7 @@ def brute_force(pairs: list[tuple[Any, Any, float]]) -> dict[str, float]:
             if len(p) > 1:
                 row += [-math.log(p[int(came)]), float(np.argmax(p) != came)]
             else:
-                row += [-came * math.log(p[0]) - (1 - came) * math.log(1 - p[0]), float(abs(p[0] - came) > 0.5)]
+                row += [-came * math.log(p[0]) - (1 - came) * math.log(1 - p[0]), float((p[0] > 0.5) != (came > 0.5))]
         rows.append(row)
     log_loss, error_rate, naive_log_loss, naive_error_rate = np.mean(rows, axis=0)
     return {
@@ -129,6 +129,15 @@ def brute_force(pairs: list[tuple[Any, Any, float]]) -> dict[str, float]:
 def check(scores: Any, expected: dict[str, float], h: int, o: int) -> None:
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(scores, name)[h, o], value, rtol=1e-9, err_msg=name)
+
+
+def test_a_network_that_says_one_half_is_not_always_right() -> None:
+    """So does every one before its first update: of two symbols as probable as each other the first is the guess."""
+    for shape, ys in ((sigmoid_shape(1), [0.0]), (softmax_shape(2), [0.0, 0.0])):
+        rows = new_rows(shape)
+        for came in (0.0, 0.0, 1.0, 0.0, 1.0):
+            step(shape, rows, came, ys)
+        assert scores_of(shape, rows)["error_rate"].item() == 0.5, "one pair of the four came out 0 and the other 1"
 
 
 @pytest.mark.parametrize("count", [4, 0])

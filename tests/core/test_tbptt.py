@@ -281,7 +281,7 @@ def test_late_labels_are_learned_with_the_next_update_that_reaches_their_step(
         for step, row in zip(steps, values, strict=True):
             oracle.late(now - step, row)
     assert oracle.updates >= 6
-    assert host["step_count"][0] == len(xs)
+    assert host["event_count"][0] == len(xs)
 
 
 def test_a_label_that_is_known_or_too_old_changes_nothing() -> None:
@@ -289,10 +289,10 @@ def test_a_label_that_is_known_or_too_old_changes_nothing() -> None:
     device, host = learners(shape, first_params(shape))
     for label in (1.0, np.nan, 2.0):
         take_step(shape, device, host, np.ones(D), np.full((1, 1), label))
-    before = device["targets"].tobytes(), host["arrived_step"].tobytes()
+    before = device["targets"].tobytes(), host["arrived_event"].tobytes()
     back, values = np.array([0, 1, 2, 3, 400]), np.array([[9.0], [np.nan], [9.0], [9.0], [9.0]])
     assert tbptt.late_labels(shape, device, host, back, values).tolist() == [True, True, True, False, False]
-    assert before == (device["targets"].tobytes(), host["arrived_step"].tobytes())
+    assert before == (device["targets"].tobytes(), host["arrived_event"].tobytes())
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -25,6 +25,28 @@ def known(period_s: float = 1) -> Timeline:
     return take(Timeline(period_ns=int(period_s * SECOND)), [0])[0]
 
 
+def episodes(timeline: Timeline, seconds: list[float], starts: list[int]) -> tuple[Timeline, Steps]:
+    times = (np.array(seconds) * SECOND).astype(np.int64)
+    events = Events(np.array(seconds)[:, None], times, None, np.isin(np.arange(len(times)), starts))
+    return steps_of(timeline, events, LONGEST_GAP)
+
+
+def test_the_time_before_an_episode_is_jumped_over_and_its_grid_is_its_own() -> None:
+    """2.4 s begin an episode: on the grid before it 3.5 s would lie two steps after."""
+    _, steps = episodes(known(), [1, 2.4, 3.5, 7, 8], [1, 3])
+    assert steps.values[~np.isnan(steps.values)].tolist() == [1, 2.4, 3.5, 7, 8]
+    assert len(steps) == 5, "nothing is filled before an episode"
+    assert steps.clear.tolist() == [False, True, False, True, False]
+    assert steps.jump.tolist() == [0, 0, 0, 3, 0]
+
+
+def test_the_time_before_an_episode_says_nothing_of_the_period() -> None:
+    """Episodes of two events: every other difference is a pause."""
+    seconds = [pause * 100.0 + second for pause in range(20) for second in (0, 1)]
+    timeline, _ = episodes(Timeline(), seconds, list(range(0, 40, 2)))
+    assert timeline.period_ns == SECOND
+
+
 def test_without_timestamps_every_event_is_a_step() -> None:
     values = np.random.default_rng(0).standard_normal((5, 2))
     timeline, steps = steps_of(Timeline(period_ns=7), Events(values), LONGEST_GAP)

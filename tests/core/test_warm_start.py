@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import Events, FieldError, Fold, LearnerConfig, SessionConfig, WarmStart
+from bptt_core import Events, FieldError, Fold, Labels, LearnerConfig, SessionConfig, WarmStart, WarmUp
 
 
 def sine(n: int, seed: int = 0) -> np.ndarray:
@@ -118,6 +118,38 @@ def test_labels_can_be_warm_started_too(new_fold: Callable[[], Fold]) -> None:
     assert ((made.mean[:, 0, 0] - y[250:, 0]) ** 2).mean() < 0.1
 
 
+def labelled(fold: Fold) -> tuple[Any, np.ndarray]:
+    """A session with labels that was warm-started on ten events, and a stream of values and labels to go on with."""
+    stream = np.random.default_rng(4).standard_normal((30, 2))
+    slot = fold.create(config(task="regress", labels=("y",), label_age=6))
+    train(fold, slot, Events(stream[:10, :1], None, stream[:10, 1:]), passes=1)
+    return slot, stream[10:]
+
+
+def test_after_it_a_late_label_meets_what_was_known_at_its_event(new_fold: Callable[[], Fold]) -> None:
+    """Late or with its event, a label of the first live event is learned from with the same loss."""
+    losses = []
+    for late in (False, True):
+        fold = new_fold()
+        slot, stream = labelled(fold)
+        label = stream[:1, 1:]
+        (made,) = fold.step([(slot, Events(stream[:1, :1], None, None if late else label))])
+        if late:
+            assert fold.label(slot, Labels(np.array([1]), label)).trainable == 1
+            (made,) = fold.step([(slot, Events(stream[1:2, :1]))])
+        losses.append(made.loss[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_after_it_a_checkpoint_goes_on_to_the_same_bits(new_fold: Callable[[], Fold], outcome_bits: Any) -> None:
+    fold, other = new_fold(), new_fold()
+    slot, stream = labelled(fold)
+    moved = other.restore(fold.checkpoint(slot))
+    events = Events(stream[:, :1], None, stream[:, 1:])
+    (a,), (b,) = fold.step([(slot, events)]), other.step([(moved, events)])
+    assert outcome_bits(a) == outcome_bits(b)
+
+
 def test_until_it_is_finished_the_session_is_as_it_was(new_fold: Callable[[], Fold]) -> None:
     fold = new_fold()
     slot = fold.create(config())
@@ -129,12 +161,36 @@ def test_until_it_is_finished_the_session_is_as_it_was(new_fold: Callable[[], Fo
     assert fold.checkpoint(slot) != before
 
 
+@pytest.mark.parametrize("steps", [1, 11, 60])
+def test_the_history_is_read_once_in_however_many_turns(steps: int, new_fold: Callable[[], Fold]) -> None:
+    bits = []
+    for turns in (0, 3, WarmUp.pieces):
+        fold = new_fold()
+        slot = fold.create(config())
+        warm = fold.warm_start(slot, Events(sine(steps)))
+        for _ in range(turns):
+            warm.read_piece()
+        warm.run_pass()
+        warm.finish()
+        bits.append(fold.checkpoint(slot))
+    assert bits[0] == bits[1] == bits[2]
+
+
 def test_what_it_refuses(new_fold: Callable[[], Fold]) -> None:
     fold = new_fold()
     big = fold.create(config(learner={"hidden": 512, "layers": 2}))
     with pytest.raises(FieldError, match=r"history is 9000; allowed: at most \d+ steps per sequence"):
         fold.warm_start(big, Events(sine(9000)))
+    with pytest.raises(FieldError, match=r"history is 9000; allowed: at most \d+ steps for a network of this size"):
+        fold.warm_start(big, Events(sine(9000), None, None, np.arange(9000) % 100 == 0))
     slot = fold.create(config())
+    with pytest.raises(FieldError, match="history is 20001; allowed: at most 20000 steps"):
+        fold.warm_start(slot, Events(sine(20_001)))
+    wide = fold.create(
+        config(horizon=256, learner={"window": 272, "loss": "pinball", "quantiles": tuple(np.arange(1, 10) / 10)})
+    )
+    with pytest.raises(FieldError, match=r"history is 14600; allowed: at most \d+ steps with inputs of this width"):
+        fold.warm_start(wide, Events(sine(14_600), None, None, np.arange(14_600) % 1000 == 0))
     fold.step([(slot, Events(sine(1)))])
     with pytest.raises(ValueError, match="has had an event"):
         fold.warm_start(slot, Events(sine(10)))

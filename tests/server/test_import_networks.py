@@ -168,6 +168,7 @@ def test_what_is_exported_comes_back_bit_by_bit(cell: str, rpc: Any, new_id: Any
     made = take_in(rpc, copy, data, config, tags={"k": "v"}, limits={"credit_events": 5})
     assert (made.config.learner.cell, made.parameters) == (NUMBERS[cell], before.parameters)
     assert (dict(made.tags), made.limits.credit_events, made.learning) == ({"k": "v"}, 5, True)
+    assert all(export(rpc, name) == data for _ in range(10)), "the same network is the same file"
     first, second = load(data), load(export(rpc, copy))
     assert first.keys() == second.keys()
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)

@@ -163,6 +163,22 @@ def test_a_long_call_is_alone_and_those_who_came_meanwhile_are_served_before_the
     ]  # fmt: skip
 
 
+def test_long_calls_of_several_lanes_take_turns_and_others_never_wait_for_two() -> None:
+    scheduler = Scheduler(100, 10)
+    for name in "abc":
+        long = Lane(name, "own" if name == "a" else 1)
+        for _ in range(2):
+            scheduler.add(long, Work(call=lambda: None, alone=True))
+    near, far = Lane("near", 1), Lane("far", 2)
+    served = []
+    while scheduler:
+        served.append("".join(str(turn.lane.key)[0] for turn in scheduler.next()))
+        if served[-1] in set("abc"):
+            for lane in (near, far):
+                scheduler.add(lane, Work(1))
+    assert served == [turn for name in "abcabc" for turn in (name, "n", "f")]
+
+
 def test_a_lane_between_two_long_calls_can_be_removed_or_get_more() -> None:
     scheduler = Scheduler(100, 10)
     lane = Lane("a", 1)

@@ -7,9 +7,10 @@ resumes by itself is decided in `feed.py`.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Final, Generic, Literal, SupportsIndex, TypedDict, TypeVar
 
 from google.protobuf.message import Message
 
@@ -154,7 +155,9 @@ def import_session(
     learning: bool | None,
     credit_events: int | None,
 ) -> Call[Session]:
-    """Makes a session of the bytes of a file; of `configuration` only what is not None is sent."""
+    """Makes a session of the bytes of a file; of `configuration` only what is not None is sent. Raises TypeError."""
+    if not isinstance(data, bytes | bytearray):
+        raise TypeError(f"data is {data!r:.80}; allowed: bytes, the contents of a file")
     terms = session_pb2.ImportTerms(session_id=session_id, format=_choice("format", file_format, EXPORT_FORMATS))
     _describe(terms, tags, learning, credit_events)
     if any(value is not None for value in configuration.values()):
@@ -163,7 +166,7 @@ def import_session(
     def requests() -> Iterator[Message]:
         yield session_pb2.ImportSessionRequest(terms=terms)
         for start in range(0, len(data), PIECE_BYTES):
-            yield session_pb2.ImportSessionRequest(data=data[start : start + PIECE_BYTES])
+            yield session_pb2.ImportSessionRequest(data=bytes(data[start : start + PIECE_BYTES]))
 
     prefixes = ("terms.config.", "terms.limits.", "terms.", "config.", "limits.")
     return Call("ImportSession", requests(), lambda answer: read_session(answer.session), prefixes)
@@ -235,8 +238,18 @@ def label(known: Known, labels: Mapping[int, Row]) -> list[Call[LabelResult]]:
     """Labels of events by sequence, in as many calls as their number needs. Raises TypeError or ValueError."""
     if not known.labels.names:
         raise ValueError("labels are given; allowed: none, as the session has no labels")
+    for sequence in labels:
+        _whole("sequence", sequence, 2**64 - 1)
     sequences, most = sorted(labels), min(MOST_LABELLED, known.credit_events)
     return [_label_some(known, labels, sequences[start : start + most]) for start in range(0, len(sequences), most)]
+
+
+def _whole(name: str, value: object, most: int) -> None:
+    """Raises TypeError or ValueError unless the contract's type for `name` can hold `value`; what may be is the server's."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name} is {value!r}; allowed: a whole number")
+    if not 0 <= operator.index(value) <= most:
+        raise ValueError(f"{name} is {value!r}; allowed: 0..{most} at most")
 
 
 def _label_some(known: Known, labels: Mapping[int, Row], sequences: list[int]) -> Call[LabelResult]:
@@ -264,6 +277,8 @@ def warm_start(
     known: Known, history: Iterable[Given], passes: int | None, updates: WarmStartUpdates | None
 ) -> Call[WarmStartResult]:
     """Trains a session that has had no event on a history."""
+    if passes is not None:
+        _whole("passes", passes, 2**32 - 1)
     batch = gathered(known, 1, history)
     request = forecast_pb2.WarmStartRequest(
         session_id=known.session_id, session_uid=known.uid, history=batch.message(""), passes=passes

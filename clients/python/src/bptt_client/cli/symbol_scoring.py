@@ -62,7 +62,7 @@ class SymbolScorer(Scorer):
             chosen = np.take_along_axis(probabilities, came, axis=-1)
             return -np.log(np.maximum(chosen, _LEAST)), probabilities.argmax(axis=-1)[:, :, None] != came
         ones, others = np.maximum(probabilities, _LEAST), np.maximum(1.0 - probabilities, _LEAST)
-        return -truth * np.log(ones) - (1.0 - truth) * np.log(others), np.abs(probabilities - truth) > 0.5
+        return -truth * np.log(ones) - (1.0 - truth) * np.log(others), (probabilities > 0.5) != (truth > 0.5)
 
     def _naive(self, rows: Rows) -> Array:
         """Probabilities [n, C] or [n, O] by the frequencies known at each row."""
