@@ -5,6 +5,7 @@ The public face is what is named here; everything else may change without notice
 
 from bptt_core.backends import BACKENDS, Backend, select_backend
 from bptt_core.checkpoint import CheckpointError
+from bptt_core.checks import FieldError, Words
 from bptt_core.config import (
     ANCHORS,
     CELLS,
@@ -16,10 +17,8 @@ from bptt_core.config import (
     SCHEDULES,
     TASKS,
     Categorical,
-    FieldError,
     LearnerConfig,
     SessionConfig,
-    Words,
     check_learning_rate,
 )
 from bptt_core.events import (

@@ -7,9 +7,21 @@ one answer for every stream; `benchmarks/README.md` names the experiment behind 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from bptt_core.checks import (
+    MAX_FEATURES,
+    FieldError,
+    Words,
+    check_integer,
+    check_names,
+    check_number,
+    check_one_of,
+    check_text,
+    shorten,
+)
 
 TASKS: Final = ("forecast", "regress", "classify")
 SCALINGS: Final = ("online", "fixed")
@@ -26,8 +38,6 @@ INPUT_INITS: Final = ("uniform", "glorot", "he", "orthogonal")
 RECURRENT_INITS: Final = (*INPUT_INITS, "identity")
 BIAS_INITS: Final = ("forget", "chrono")
 
-MAX_FEATURES: Final = 64
-MAX_NAME_CHARS: Final = 128
 MAX_SYMBOLS: Final = 256
 MAX_SYMBOL_CHARS: Final = 64
 MAX_HORIZON: Final = 256
@@ -38,28 +48,6 @@ MAX_SEASON: Final = 10_080
 MAX_LABEL_AGE: Final = 65_536
 MAX_QUANTILES: Final = 9
 MAX_STATE_VALUES: Final = 2**24
-
-
-class Words(str):
-    """Says what there is where showing it would not help, e.g. "3 values" or "absent". Printed without quotes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-class FieldError(ValueError):
-    """A value outside its allowed range. `field`, `value` and `allowed` are meant for programs, `str()` for people."""
-
-    def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field} is {_shorten(value)}; allowed: {allowed}")
-        self.field, self.value, self.allowed = field, _shorten(value), allowed
-
-
-def _shorten(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +90,14 @@ class LearnerConfig:
 
     def validated(self, session: SessionConfig) -> LearnerConfig:
         """This configuration with every default filled in, for `session`, whose own fields are. Raises FieldError."""
-        _one_of("learner.cell", self.cell, CELLS)
-        _integer("learner.hidden", self.hidden, 1, MAX_HIDDEN)
-        _integer("learner.layers", self.layers, 1, MAX_LAYERS)
+        check_one_of("learner.cell", self.cell, CELLS)
+        check_integer("learner.hidden", self.hidden, 1, MAX_HIDDEN)
+        check_integer("learner.layers", self.layers, 1, MAX_LAYERS)
         window = max(32, session.horizon + 16) if self.window is None else self.window
-        _integer("learner.window", window, session.horizon + session.ahead, MAX_WINDOW)
-        _integer("learner.stride", self.stride, 1, window)
+        check_integer("learner.window", window, session.horizon + session.ahead, MAX_WINDOW)
+        check_integer("learner.stride", self.stride, 1, window)
         span = self.stride if self.loss_span is None else self.loss_span
-        _integer("learner.loss_span", span, self.stride, window)
+        check_integer("learner.loss_span", span, self.stride, window)
         loss = self._loss(session)
         filled = replace(
             self,
@@ -135,18 +123,18 @@ class LearnerConfig:
             raise FieldError(field, list(session.predicted), f"one categorical {kind}, or numeric ones in 0..1")
         default = "squared" if session.task != "classify" else "softmax" if symbols else "sigmoid"
         loss = default if self.loss is None else self.loss
-        _one_of("learner.loss", loss, allowed)
+        check_one_of("learner.loss", loss, allowed)
         if loss == "softmax" and not symbols:
             raise FieldError("learner.loss", loss, "sigmoid, or softmax with one categorical target or label")
         if loss == "sigmoid" and symbols:
-            raise FieldError("learner.loss", loss, f"softmax, as {_shorten(symbols[0])} is categorical")
+            raise FieldError("learner.loss", loss, f"softmax, as {shorten(symbols[0])} is categorical")
         return loss
 
     def _quantiles(self, loss: str) -> tuple[float, ...]:
         if not self.quantiles:
             return (0.05, 0.5, 0.95) if loss in QUANTILE_LOSSES else ()
         for level in self.quantiles:
-            _number("learner.quantiles", level, 0.001, 0.999)
+            check_number("learner.quantiles", level, 0.001, 0.999)
         rising = list(self.quantiles) == sorted(set(self.quantiles))
         if len(self.quantiles) > MAX_QUANTILES or not rising:
             raise FieldError("learner.quantiles", list(self.quantiles), f"1..{MAX_QUANTILES} levels, rising")
@@ -157,36 +145,36 @@ class LearnerConfig:
             return "none"
         if self.anchor is None:
             return "last_value" if session.task == "forecast" and session.scaling == "online" else "none"
-        _one_of("learner.anchor", self.anchor, ANCHORS)
+        check_one_of("learner.anchor", self.anchor, ANCHORS)
         return self.anchor
 
     def _check_training(self) -> None:
-        _number("learner.huber_delta", self.huber_delta, 1e-3, 1e3)
-        _number("learner.student_dof", self.student_dof, 1, 1e3)
-        _one_of("learner.optimizer", self.optimizer, OPTIMIZERS)
-        _number("learner.beta1", self.beta1, 0, 0.9999)
-        _number("learner.beta2", self.beta2, 0, 0.99999)
-        _number("learner.weight_decay", self.weight_decay, 0, 10)
+        check_number("learner.huber_delta", self.huber_delta, 1e-3, 1e3)
+        check_number("learner.student_dof", self.student_dof, 1, 1e3)
+        check_one_of("learner.optimizer", self.optimizer, OPTIMIZERS)
+        check_number("learner.beta1", self.beta1, 0, 0.9999)
+        check_number("learner.beta2", self.beta2, 0, 0.99999)
+        check_number("learner.weight_decay", self.weight_decay, 0, 10)
         assert self.weight_decay is not None
         check_learning_rate(self.learning_rate, self.weight_decay)
-        _one_of("learner.schedule", self.schedule, SCHEDULES)
-        _integer("learner.warmup_updates", self.warmup_updates, 0, 10**6)
-        _integer("learner.decay_updates", self.decay_updates, 1, 10**9)
-        _number("learner.rate_floor", self.rate_floor, 0, 1)
-        _one_of("learner.clip", self.clip, CLIPS)
-        _number("learner.clip_norm", self.clip_norm, 1e-6, 1e6)
-        _number("learner.clip_value", self.clip_value, 1e-6, 1e6)
-        _number("learner.clip_quantile", self.clip_quantile, 0.01, 1)
+        check_one_of("learner.schedule", self.schedule, SCHEDULES)
+        check_integer("learner.warmup_updates", self.warmup_updates, 0, 10**6)
+        check_integer("learner.decay_updates", self.decay_updates, 1, 10**9)
+        check_number("learner.rate_floor", self.rate_floor, 0, 1)
+        check_one_of("learner.clip", self.clip, CLIPS)
+        check_number("learner.clip_norm", self.clip_norm, 1e-6, 1e6)
+        check_number("learner.clip_value", self.clip_value, 1e-6, 1e6)
+        check_number("learner.clip_quantile", self.clip_quantile, 0.01, 1)
 
     def _check_start(self) -> None:
-        _one_of("learner.input_init", self.input_init, INPUT_INITS)
-        _one_of("learner.recurrent_init", self.recurrent_init, RECURRENT_INITS)
-        _number("learner.recurrent_gain", self.recurrent_gain, 0.01, 10)
-        _one_of("learner.bias_init", self.bias_init, BIAS_INITS)
+        check_one_of("learner.input_init", self.input_init, INPUT_INITS)
+        check_one_of("learner.recurrent_init", self.recurrent_init, RECURRENT_INITS)
+        check_number("learner.recurrent_gain", self.recurrent_gain, 0.01, 10)
+        check_one_of("learner.bias_init", self.bias_init, BIAS_INITS)
         if self.bias_init == "chrono" and self.cell not in ("gru", "lstm"):
             raise FieldError("learner.bias_init", self.bias_init, f"forget, as {self.cell} has no gates")
-        _number("learner.forget_bias", self.forget_bias, -10, 10)
-        _integer("learner.seed", self.seed, 0, 2**63 - 1)
+        check_number("learner.forget_bias", self.forget_bias, -10, 10)
+        check_integer("learner.seed", self.seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,22 +206,24 @@ class SessionConfig:
 
     def validated(self) -> SessionConfig:
         """This configuration with every default filled in. Raises FieldError."""
-        _one_of("task", self.task, TASKS)
-        _names("features", self.features)
+        check_one_of("task", self.task, TASKS)
+        check_names("features", self.features)
         if self.labels:
-            _names("labels", self.labels)
+            check_names("labels", self.labels)
         self._check_labels()
         self._check_categories()
         config = replace(self, targets=self._targets())
-        _integer("horizon", self.horizon, 1, 1 if self.labels else MAX_HORIZON)
+        check_integer("horizon", self.horizon, 1, MAX_HORIZON)
+        if self.labels and self.horizon > 1:
+            raise FieldError("horizon", self.horizon, "1, as there are labels")
         config._check_time()
-        _number("coverage", self.coverage, 0.5, 0.99)
+        check_number("coverage", self.coverage, 0.5, 0.99)
         means, deviations = config._scales()
         config = replace(config, means=means, deviations=deviations)
         learner = self.learner.validated(config)
         age = None if not self.labels else learner.window if self.label_age is None else self.label_age
         if age is not None:
-            _integer("label_age", age, 0, MAX_LABEL_AGE)
+            check_integer("label_age", age, 0, MAX_LABEL_AGE)
         config = replace(config, learner=learner, label_age=age)
         _bounded_state(config)
         return config
@@ -290,7 +280,7 @@ class SessionConfig:
             if not 2 <= len(entry.symbols) <= MAX_SYMBOLS or len(set(entry.symbols)) != len(entry.symbols):
                 raise FieldError(where, list(entry.symbols), f"2..{MAX_SYMBOLS} distinct symbols")
             for symbol in entry.symbols:
-                _text(where, symbol, MAX_SYMBOL_CHARS, "texts")
+                check_text(where, symbol, MAX_SYMBOL_CHARS, "texts")
 
     def _targets(self) -> tuple[str, ...]:
         if self.labels:
@@ -303,12 +293,12 @@ class SessionConfig:
         if not targets:
             kind = "a categorical feature, or labels" if self.task == "classify" else "a numeric feature"
             raise FieldError("targets", [], f"at least {kind}")
-        _names("targets", targets)
+        check_names("targets", targets)
         for name in targets:
             if name not in self.features:
-                raise FieldError("targets", name, f"one of the features {_shorten(list(self.features))}")
+                raise FieldError("targets", name, f"one of the features {shorten(list(self.features))}")
             if self.task == "forecast" and name in categorical:
-                raise FieldError("targets", name, f"numeric features {_shorten(list(numeric))}, with task forecast")
+                raise FieldError("targets", name, f"numeric features {shorten(list(numeric))}, with task forecast")
         return targets
 
     def _check_time(self) -> None:
@@ -317,12 +307,12 @@ class SessionConfig:
         if self.seasons and self.task != "forecast":
             raise FieldError("seasons", list(self.seasons), "none, unless the task is forecast")
         for season in self.seasons:
-            _integer("seasons", season, 2, MAX_SEASON)
+            check_integer("seasons", season, 2, MAX_SEASON)
         if self.period_ns is not None:
-            _integer("period_ns", self.period_ns, 1, 2**62)
+            check_integer("period_ns", self.period_ns, 1, 2**62)
 
     def _scales(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        _one_of("scaling", self.scaling, SCALINGS)
+        check_one_of("scaling", self.scaling, SCALINGS)
         channels = len(self.features) + len(self.labels)
         filled = []
         for name, default, low, high in (("means", 0.0, -1e100, 1e100), ("deviations", 1.0, 1e-100, 1e100)):
@@ -332,7 +322,7 @@ class SessionConfig:
             if values and len(values) != channels:
                 raise FieldError(name, Words(f"{len(values)} values"), f"{channels}, one per feature and label")
             for value in values:
-                _number(name, value, low, high)
+                check_number(name, value, low, high)
             filled.append(values or ((default,) * channels if self.scaling == "fixed" else ()))
         return filled[0], filled[1]
 
@@ -343,7 +333,7 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_learning_rate(value: float, weight_decay: float = 0.0, name: str = "learner.learning_rate") -> None:
     """Raises FieldError unless `value` is a usable step size beside this weight decay."""
-    _number(name, value, 1e-8, 10.0)
+    check_number(name, value, 1e-8, 10.0)
     if value * weight_decay >= 1:
         raise FieldError(name, value, f"less than 1 / weight_decay, {1 / weight_decay:g}")
 
@@ -368,33 +358,3 @@ def _bounded_state(config: SessionConfig) -> None:
             total,
             f"at most {MAX_STATE_VALUES} state values per session; lower one of these",
         )
-
-
-def _names(name: str, values: Iterable[object]) -> None:
-    values = tuple(values)
-    if not 1 <= len(values) <= MAX_FEATURES:
-        raise FieldError(name, list(values), f"1..{MAX_FEATURES} names")
-    for value in values:
-        _text(name, value, MAX_NAME_CHARS, "names")
-    if len(set(values)) != len(values):
-        raise FieldError(name, list(values), "distinct names")
-
-
-def _text(name: str, value: object, most: int, what: str) -> None:
-    if not isinstance(value, str) or not 1 <= len(value) <= most:
-        raise FieldError(name, value, f"{what} of 1..{most} characters")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise FieldError(name, value, ", ".join(allowed))
-
-
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise FieldError(name, value, f"{low}..{high}")
-
-
-def _number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise FieldError(name, value, f"{low:g}..{high:g}")

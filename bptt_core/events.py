@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core.config import FieldError, SessionConfig, Words
+from bptt_core.checks import FieldError, Words
+from bptt_core.config import SessionConfig
 
 MAX_MAGNITUDE: Final = 1e100
 MAX_TIMESTAMP_NS: Final = 2**62

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from bptt_core import checkpoint, forecasts, scaling, soundness, stages, tbptt, timeline
 from bptt_core.backends import Backend
-from bptt_core.config import FieldError, LearnerConfig, SessionConfig, check_learning_rate
+from bptt_core.checks import FieldError
+from bptt_core.config import LearnerConfig, SessionConfig, check_learning_rate
 from bptt_core.events import Events, Labelled, Labels, Outcomes, SessionStatus
 from bptt_core.initializers import initial_parameters
 from bptt_core.parameters import ParameterLayout

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bptt_core import timeline
 from bptt_core.checkpoint import CheckpointError
-from bptt_core.config import FieldError, check_learning_rate
+from bptt_core.checks import FieldError
+from bptt_core.config import check_learning_rate
 from bptt_core.events import UpdateResult
 from bptt_core.stages import Shape
 

@@ -248,12 +248,22 @@ def _learn(
         ended = tbptt.begin_anew(xp, shape.learner, mine, book, batch.clear[s]) if breaks else None
         here = slice(start, start + batch.active[s])
         y, report = tbptt.step(xp, shape.learner, mine, book, xs[here], arrived[here], batch.event[s])
-        report = report if ended is None else tbptt.both(ended, report)
+        report = report if ended is None else _reported(book, ended, report)
         ys.append(y)
         reports.append(report)
         start += batch.active[s]
     flat = tbptt.to_host(xp.concatenate(ys)).astype(np.float64)
     return np.split(flat, np.cumsum(batch.active)[:-1]), reports
+
+
+def _reported(book: Rows, ended: tbptt.StepReport, report: tbptt.StepReport) -> tbptt.StepReport:
+    """One report of what may be two updates at one event; one that goes unreported is counted here."""
+    reported = tbptt.both(ended, report)
+    unseen = (ended.result != UpdateResult.NOT_DUE) & (reported.result == report.result)
+    for result, counter in UPDATE_COUNTERS.items():
+        book[counter] += unseen & (ended.result == result)
+    book["clipped"] += unseen & (ended.clip_scale < 1)
+    return reported
 
 
 def _columns(
@@ -291,6 +301,5 @@ def _remember_steps(shape: Shape, host: Rows, k: int, first_sequence: int, sessi
     """Notes which step each event was, for the labels that come late."""
     step = host["steps_taken"][k] + np.flatnonzero(session.event)
     slot = (first_sequence - 1 + np.arange(len(step))) % shape.label_slots
-    newest = slice(max(0, len(step) - shape.label_slots), None)
-    host["event_step"][k][slot[newest]] = step[newest]
+    host["event_step"][k][slot] = step  # of several in one slot the last one stays
     host["steps_taken"][k] += len(session)

@@ -21,6 +21,8 @@ learner.py. Bookkeeping (lengths, counters) is NumPy on the host, everything els
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -107,20 +109,36 @@ def step(
 
 def begin_anew(xp: Any, shape: LearnerShape, device: Rows, host: Rows, which: NDArray[np.bool_]) -> StepReport:
     """The streams of the learners in `which` [B] do not go on from the step before: what arrived since their last
-    update is learned from now or never, then window and carries are forgotten. In place; reports those updates."""
-    due = which & (host["since_update"] > 0)
+    update, late labels included, is learned from now or never; then window and carries are forgotten. In place; reports
+    the updates that came of it."""
+    report = _blank_report(shape, len(which))
+    for since in set(host["since_update"][which].tolist()):
+        if since > 0 or shape.ahead == 0:
+            last = which & (host["since_update"] == since)
+            report = both(report, _update(xp, _spanning(shape, since), device, host, last))
+    report.result[~_tried(report)] = UpdateResult.NOT_DUE
     host["since_update"][which] = 0
-    report = _update(xp, shape, device, host, due)
-    report.result[report.result == UpdateResult.NO_TARGET] = UpdateResult.NOT_DUE
     window.clear(xp, device, host, which)
     return report
 
 
+@functools.lru_cache(maxsize=1024)
+def _spanning(shape: LearnerShape, events: int) -> LearnerShape:
+    """The shape of learners that train what arrived in so many last events; 0: what came after the last one."""
+    return replace(shape, loss_span=events)
+
+
+def _tried(report: StepReport) -> NDArray[np.bool_]:
+    """Which learners tried an update, [B]."""
+    tried: NDArray[np.bool_] = (report.result == APPLIED) | (report.result == UpdateResult.NON_FINITE)
+    return tried
+
+
 def both(first: StepReport, second: StepReport) -> StepReport:
-    """`second` where the learner had an update due there, else `first`; there is never one due in both."""
-    late = second.result != UpdateResult.NOT_DUE
+    """What is reported where two updates may fall on one event: the second if it was tried, or the first was not."""
+    later = _tried(second) | ~_tried(first)
     columns: list[tuple[NDArray[Any], NDArray[Any]]] = list(zip(first, second, strict=True))
-    return StepReport(*(np.where(late if a.ndim == 1 else late[:, None], b, a) for a, b in columns))
+    return StepReport(*(np.where(later if a.ndim == 1 else later[:, None], b, a) for a, b in columns))
 
 
 def window_gradient(

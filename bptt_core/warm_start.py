@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt_core import full_bptt, scaling, stages, timeline
-from bptt_core.config import FieldError
+from bptt_core.checks import FieldError
 from bptt_core.events import Events, WarmStart
 from bptt_core.scaling import Scaled
 from bptt_core.slab import Rows
 from bptt_core.stages import Batch, Shape
 from bptt_core.timeline import Timeline
 
-MAX_TAPE_VALUES: Final = 2**25  # of the longest sequence; numbers that its forward leaves for its backward
+MAX_TAPE_VALUES: Final = 2**24  # of the longest sequence; numbers that its forward leaves for its backward
+MAX_READ_VALUES: Final = 2**23  # of all inputs and targets; while they are scaled they take several times as much
 MAX_PASS: Final = 2**34  # steps × parameters of one pass: some seconds, for which others wait
 MAX_STEPS: Final = 20_000  # of the whole history, those that fill gaps in time included
 
@@ -119,8 +120,8 @@ class WarmUp:
             raise FieldError("history", total, f"at most {MAX_STEPS} steps, with those that fill gaps in time")
         learner = self._shape.learner
         width = learner.inputs + learner.outputs
-        if total * width > MAX_TAPE_VALUES:
-            raise FieldError("history", total, f"at most {MAX_TAPE_VALUES // width} steps with inputs of this width")
+        if total * width > MAX_READ_VALUES:
+            raise FieldError("history", total, f"at most {MAX_READ_VALUES // width} steps with inputs of this width")
         per_step = 8 * learner.hidden * learner.layers + learner.inputs + 2 * learner.outputs
         if steps * per_step > MAX_TAPE_VALUES:
             most = MAX_TAPE_VALUES // per_step

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bptt_core.config import FieldError
+from bptt_core.checks import FieldError
 
 BACKENDS = ("auto", "numpy", "cupy")
 

@@ -323,7 +323,7 @@ def test_sessions_of_symbols_are_listed_and_watched_in_their_words(server, clien
         (["--set", "labels=y"], "labels is set by --labels"),
         (["--labels", "state", "--plot", "out.png"], "--plot with task classify"),
         (["--labels", "state", "--fit-rows", "9"], "--fit-rows with task classify"),
-        (["--labels", "y", "--horizon", "2"], "horizon is 2; allowed: 1..1"),
+        (["--labels", "y", "--horizon", "2"], "horizon is 2; allowed: 1, as there are labels"),
         (["--labels", "y,state"], "the server refused it: "),
         (["--set", "categories=state:hot|warm"], "line 2: state is 'cold'; allowed: 'hot', 'warm', or nothing"),
         (["--categorical", "a"], "a holds 146 different texts"),

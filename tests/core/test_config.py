@@ -110,7 +110,7 @@ BAD = [
         {"task": "classify", "labels": ("y", "z"), "categories": (replace(STATE, channel="z"),)},
         {},
     ),
-    ("horizon", "1..1", REGRESS | {"horizon": 2}, {}),
+    ("horizon", "1, as there are labels", REGRESS | {"horizon": 2}, {}),
     ("seasons", "none, unless the task is forecast", REGRESS | {"seasons": (7,)}, {}),
     ("categories", "one entry per feature or label", {"categories": (STATE, STATE)}, {}),
     ("categories", "features and labels", {"categories": (replace(STATE, channel="y"),)}, {}),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import CELLS, Events, Fold, LearnerConfig, SessionConfig
+from bptt_core import CELLS, Events, Fold, Labels, LearnerConfig, SessionConfig
 
 
 def config(**learner: Any) -> SessionConfig:
@@ -85,15 +85,16 @@ def test_a_label_at_the_end_of_an_episode_is_learned_whatever_the_stride(
     np.testing.assert_allclose(made.loss[reported], labels[4::5, 0] ** 2, rtol=1e-4)  # the readout is next to 0 still
 
 
-def test_an_update_at_the_end_of_an_episode_is_the_one_that_was_due(
+def test_an_update_at_the_end_of_an_episode_trains_what_arrived_since_the_last_one(
     new_fold: Callable[[], Fold], random_walks: Any
 ) -> None:
-    """Stride 4, episodes of 6: after the end of the first the parameters are those of a stream of stride 2 whose
-    updates before the sixth event did nothing but that one at the fourth."""
+    """Stride 4, an episode of 6: its end trains the pairs of the last two events, as a stride of 2 would have done."""
     values = random_walks(7, 1)
     fold = new_fold()
-    fours = config(cell="gru", stride=4, loss_span=6, optimizer="sgd")
-    slot, other = fold.create(fours), fold.create(config(cell="gru", stride=6, loss_span=6, optimizer="sgd"))
+    four, two = (
+        config(cell="gru", stride=stride, loss_span=span, optimizer="sgd") for stride, span in ((4, 6), (2, 2))
+    )
+    slot, other = fold.create(four), fold.create(two)
     fold.step([(slot, Events(values[:4])), (other, Events(values[:4]))])
     for name in ("params", "carry", "boundary"):
         fold._set(other, name, fold._get(slot, name))
@@ -104,6 +105,31 @@ def test_an_update_at_the_end_of_an_episode_is_the_one_that_was_due(
     (due,) = fold.step([(other, Events(values[4:6]))])
     assert made.loss[0] == due.loss[1]
     assert fold.parameters(slot).tobytes() == fold.parameters(other).tobytes()
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_late_label_is_learned_before_its_episode_is_forgotten(
+    stride: int, own: bool, new_fold: Callable[[], Fold]
+) -> None:
+    """The label of event 3 comes after event 4, and event 5 begins an episode, with or without a label of its own."""
+    learner = LearnerConfig(hidden=3, window=8, stride=stride, optimizer="sgd", learning_rate=0.1)
+    fold = new_fold()
+    session = SessionConfig(("x",), task="regress", labels=("y",), scaling="fixed", learner=learner)
+    slot = fold.create(session)
+    values = np.random.default_rng(0).standard_normal((5, 1))
+    known = np.array([[np.nan], [np.nan], [np.nan], [2.0]])
+    fold.step([(slot, Events(values[:4], None, known))])
+    before, applied = fold.parameters(slot), fold.status(slot).applied
+    assert applied == (1 if stride == 1 else 0)
+    assert fold.label(slot, Labels(np.array([3]), np.array([[1.0]]))).trainable == 1
+    label = np.array([[5.0]]) if own else None
+    (made,) = fold.step([(slot, Events(values[4:], None, label, at(1, 0)))])
+    # The late label, with a stride of 3 that of event 4, too; then with a stride of 1 the event's own.
+    assert fold.status(slot).applied == applied + (2 if own and stride == 1 else 1)
+    assert (fold.parameters(slot) != before).any()
+    if stride == 1 and not own:  # the label of event 4 was learned from already
+        assert 0 < made.loss[0] < 2
 
 
 def test_scales_ignore_the_break(new_fold: Callable[[], Fold]) -> None:

@@ -245,7 +245,7 @@ def label(known: Known, labels: Mapping[int, Row]) -> list[Call[LabelResult]]:
 
 
 def _whole(name: str, value: object, most: int) -> None:
-    """Raises TypeError or ValueError unless the contract's type for `name` can hold `value`; what may be is the server's."""
+    """Raises TypeError or ValueError unless the contract's type can hold `value`; its range is the server's to say."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} is {value!r}; allowed: a whole number")
     if not 0 <= operator.index(value) <= most:
