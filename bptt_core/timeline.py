@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bptt_core.checks import FieldError
 from bptt_core.events import Events
 from bptt_core.slab import Field
 
@@ -85,12 +86,16 @@ class Steps:
         return Steps(self.values[here], self.labels[here], self.event[here], self.clear[here], self.jump[here])
 
 
-def steps_of(timeline: Timeline, events: Events, longest_gap: int, labels: int = 0) -> tuple[Timeline, Steps]:
+def steps_of(
+    timeline: Timeline, events: Events, longest_gap: int, labels: int = 0, most: int | None = None
+) -> tuple[Timeline, Steps]:
     """The steps of `events`, and the timeline after them. `labels` is O, their number in this session.
 
-    Gaps of more than `longest_gap` missing steps are jumps, and so is any gap before an episode.
+    Gaps of more than `longest_gap` missing steps are jumps, and so is any gap before an episode. Raises FieldError,
+    before it takes memory for them, if there are more than `most` steps.
     """
     n = len(events)
+    _check_count(n, most)
     known = np.full((n, labels), np.nan) if events.labels is None else events.labels
     start = np.zeros(n, bool) if events.episode_start is None else events.episode_start
     if events.timestamps_ns is None:
@@ -102,12 +107,18 @@ def steps_of(timeline: Timeline, events: Events, longest_gap: int, labels: int =
     filled = np.where((missing <= longest_gap) & ~start, missing, 0)
     position = np.arange(n) + np.cumsum(filled)
     total = n + int(filled.sum())
+    _check_count(total, most)
     values, all_labels = (np.full((total, table.shape[1]), np.nan) for table in (events.values, known))
     event, clear, jump = np.zeros(total, bool), np.zeros(total, bool), np.zeros(total, np.int64)
     values[position], all_labels[position], event[position] = events.values, known, True
     jump[position] = missing - filled
     clear[position] = start | (missing > filled)
     return timeline, Steps(values, all_labels, event, clear, jump)
+
+
+def _check_count(steps: int, most: int | None) -> None:
+    if most is not None and steps > most:
+        raise FieldError("history", steps, f"at most {most} steps, with those that fill gaps in time")
 
 
 def _periods_missed(timeline: Timeline, now: int, fresh: bool) -> tuple[int, Timeline]:

@@ -52,7 +52,7 @@ class WarmUp:
         self._loss: list[float] = []
         self._applied = 0
         clock, self._steps = timeline.steps_of(
-            Timeline.of_row(host["timeline"][0]), history, shape.longest_gap, shape.labels
+            Timeline.of_row(host["timeline"][0]), history, shape.longest_gap, shape.labels, MAX_STEPS
         )
         starts = np.flatnonzero(self._steps.clear).tolist()
         self._bounds = [0, *(start for start in starts if start), len(self._steps)]
@@ -116,8 +116,6 @@ class WarmUp:
         return self._xp.asarray(xs), self._xp.asarray(targets)
 
     def _check_length(self, total: int, steps: int) -> None:
-        if total > MAX_STEPS:
-            raise FieldError("history", total, f"at most {MAX_STEPS} steps, with those that fill gaps in time")
         learner = self._shape.learner
         width = learner.inputs + learner.outputs
         if total * width > MAX_READ_VALUES:

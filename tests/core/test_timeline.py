@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import Events, Fold, LearnerConfig, SessionConfig, select_backend, stages
+from bptt_core import Events, FieldError, Fold, LearnerConfig, SessionConfig, select_backend, stages
 from bptt_core.checkpoint import load
 from bptt_core.timeline import Steps, Timeline, steps_of
 
@@ -45,6 +45,14 @@ def test_the_time_before_an_episode_says_nothing_of_the_period() -> None:
     seconds = [pause * 100.0 + second for pause in range(20) for second in (0, 1)]
     timeline, _ = episodes(Timeline(), seconds, list(range(0, 40, 2)))
     assert timeline.period_ns == SECOND
+
+
+def test_too_many_steps_are_refused_before_they_take_memory() -> None:
+    """A billion billion of them: no machine could hold the table."""
+    events = Events(np.zeros((10_000, 1)), np.arange(1, 10_001) * 10**14)
+    timeline = take(Timeline(period_ns=1), [0])[0]
+    with pytest.raises(FieldError, match="history is 1000000000000000000; allowed: at most 20000 steps"):
+        steps_of(timeline, events, 10**15, most=20_000)
 
 
 def test_without_timestamps_every_event_is_a_step() -> None:
