@@ -6,29 +6,14 @@ harder versions, with the scores reached, are in benchmarks/README.md.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tasks
 
 from bptt_core import LearnerConfig
-
-
-def _load() -> Any:
-    path = Path(__file__).parents[2] / "benchmarks" / "tasks.py"
-    spec = importlib.util.spec_from_file_location("formula_tasks", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tasks = _load()
 
 
 def learner(**given: Any) -> LearnerConfig:

@@ -7,30 +7,18 @@ run of 100 updates. Float32 is held to float64 by the gates below. `test_torch_l
 from __future__ import annotations
 
 import functools
-import importlib.util
-import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
+import subject
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
-def load(name: str) -> types.ModuleType:
-    """A module beside the vectors: folders of tests are no packages."""
-    spec = importlib.util.spec_from_file_location(f"golden_{name}", GOLDEN / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases, subject = load("cases"), load("subject")
 CASES = cases.all_cases()
 NAMES = [case.name for case in CASES]
 

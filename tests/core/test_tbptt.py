@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import learners as support
 import numpy as np
 import pytest
+from learners import RATE, D, H, first_params
 
 from bptt_core import UpdateResult, tbptt, window
 from bptt_core.cells import CELLS
-from bptt_core.slab import Rows, Slab
+from bptt_core.slab import Rows
 
-D, H = 2, 3
-RATE, CLIP = 0.02, 0.3
+CLIP = 0.3
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
@@ -165,22 +166,14 @@ class Oracle:
 
 
 def learners(shape: tbptt.LearnerShape, params: np.ndarray, dtype: type = np.float64) -> tuple[Rows, Rows]:
-    """Fresh rows (device, host) of `len(params)` learners."""
-    slabs = Slab(np, tbptt.device_fields(shape, dtype)), Slab(np, tbptt.host_fields(shape))
-    slots = [[slab.allocate() for _ in params] for slab in slabs]
-    device, host = (slab.take(np.array(index)) for slab, index in zip(slabs, slots, strict=True))
-    device["params"][...] = params
-    host["learning_rate"][...], host["clip_limit"][...] = RATE, CLIP
+    """Fresh rows (device, host) of `len(params)` learners that clip at CLIP."""
+    device, host = support.learners(shape, params, dtype)
+    host["clip_limit"][...] = CLIP
     return device, host
 
 
 def learner_shape(**given: Any) -> tbptt.LearnerShape:
-    defaults: dict[str, Any] = {
-        "cell": "tanh", "layers": 1, "inputs": D, "hidden": H, "horizon": 1, "targets": 1, "ahead": 1, "symbols": 0,
-        "window": 5, "stride": 1, "loss_span": 1, "loss": "squared", "quantiles": (), "optimizer": "adam",
-        "schedule": "constant", "clip": "norm",
-    }  # fmt: skip
-    return tbptt.LearnerShape(**defaults | given)
+    return support.learner_shape(**{"optimizer": "adam", "clip": "norm"} | given)
 
 
 def stream(shape: tbptt.LearnerShape, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,10 +185,6 @@ def stream(shape: tbptt.LearnerShape, n: int, seed: int) -> tuple[np.ndarray, np
     for h in range(shape.horizon):
         arrived[: h + shape.ahead, h] = np.nan
     return xs, arrived
-
-
-def first_params(shape: tbptt.LearnerShape, count: int = 1, seed: int = 3) -> np.ndarray:
-    return 0.5 * np.random.default_rng(seed).standard_normal((count, shape.layout.size))
 
 
 def take_step(shape: tbptt.LearnerShape, device: Rows, host: Rows, x: Any, arrived: Any, event: bool = True) -> Any:

@@ -3,33 +3,20 @@ an optimiser and a clip. `make torch` installs it; continuous integration does."
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cases
 import numpy as np
 import pytest
+import subject
 
 from bptt_core.parameters import ParameterLayout
 from bptt_core.torch_format import from_torch, to_torch
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-
-
-def load(name: str) -> types.ModuleType:
-    """A module of tests/golden: folders of tests are no packages."""
-    spec = importlib.util.spec_from_file_location(f"live_{name}", GOLDEN / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases, subject = load("cases"), load("subject")
 SHAPE = {"inputs": 3, "hidden": 5, "window": 9, "learners": 3}
 CASES = [replace(case, targets=1 if case.loss == "softmax" else 3) for case in cases.all_cases(seed=5000, **SHAPE)]
 
@@ -38,7 +25,7 @@ CASES = [replace(case, targets=1 if case.loss == "softmax" else 3) for case in c
 def oracle() -> types.ModuleType:
     """Imported here and not above, so that only a process that runs these tests pays for it."""
     pytest.importorskip("torch", reason="PyTorch is not installed: `make torch` does it")
-    return load("oracle")
+    return importlib.import_module("oracle")
 
 
 def exact(name: str) -> float:
@@ -89,7 +76,7 @@ def test_norms_older_than_128_updates_are_forgotten(oracle: types.ModuleType) ->
 def test_the_golden_vectors_are_what_pytorch_says(oracle: types.ModuleType) -> None:
     """The committed vectors are those of make.py, up to another machine's rounding."""
     for case in cases.all_cases()[:: len(cases.LOSSES) + 1]:
-        with np.load(GOLDEN / f"{case.cell}.npz", allow_pickle=False) as file:
+        with np.load(Path(cases.__file__).with_name(f"{case.cell}.npz"), allow_pickle=False) as file:
             vector = file[case.name]
         window = cases.pack(oracle.window(case, cases.window(case)))
         np.testing.assert_allclose(vector[: len(window)], window, rtol=1e-9, atol=1e-12)
