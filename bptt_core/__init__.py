@@ -6,37 +6,39 @@ The public face is what is named here; everything else may change without notice
 from bptt_core.backends import BACKENDS, Backend, select_backend
 from bptt_core.checkpoint import CheckpointError
 from bptt_core.checks import FieldError, Words
-from bptt_core.config import (
-    ANCHORS,
-    CELLS,
-    CLIPS,
-    LOSSES,
-    MAX_STATE_VALUES,
-    MAX_WINDOW,
-    OPTIMIZERS,
-    SCHEDULES,
-    TASKS,
-    Categorical,
-    LearnerConfig,
-    SessionConfig,
-    check_learning_rate,
-)
+from bptt_core.config import MAX_STATE_VALUES, TASKS, Categorical, SessionConfig
 from bptt_core.events import (
     Events,
+    ExpertStatus,
     Labelled,
     Labels,
     Outcomes,
+    ResetReason,
     Scores,
+    SensorState,
     SessionStatus,
     SymbolScores,
+    UpdateCounts,
     UpdateResult,
     WarmStart,
     check_events,
     check_labels,
 )
-from bptt_core.fold import Fold, Slot, session_bytes, session_layout
+from bptt_core.fold import Fold, Slot
 from bptt_core.health import lags
+from bptt_core.learner_config import (
+    ANCHORS,
+    CELLS,
+    CLIPS,
+    LOSSES,
+    MAX_WINDOW,
+    OPTIMIZERS,
+    SCHEDULES,
+    LearnerConfig,
+    check_learning_rate,
+)
 from bptt_core.parameters import ParameterLayout
+from bptt_core.state import session_bytes, session_layout
 from bptt_core.torch_format import TorchNetwork, from_torch, to_torch
 from bptt_core.warm_start import WarmUp
 
@@ -55,6 +57,7 @@ __all__ = [
     "Categorical",
     "CheckpointError",
     "Events",
+    "ExpertStatus",
     "FieldError",
     "Fold",
     "Labelled",
@@ -62,12 +65,15 @@ __all__ = [
     "LearnerConfig",
     "Outcomes",
     "ParameterLayout",
+    "ResetReason",
     "Scores",
+    "SensorState",
     "SessionConfig",
     "SessionStatus",
     "Slot",
     "SymbolScores",
     "TorchNetwork",
+    "UpdateCounts",
     "UpdateResult",
     "WarmStart",
     "WarmUp",

@@ -22,7 +22,7 @@ from bptt_core.config import SessionConfig
 from bptt_core.slab import Field
 
 MAGIC: Final = b"BPTTCKPT"
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_HEADER_BYTES: Final = 2**20  # parsed, a longer one could take any amount of memory
 _PREFIX: Final = struct.Struct("<8sII")
 _DIGEST_BYTES: Final = 32
@@ -54,10 +54,11 @@ def load(data: bytes) -> tuple[SessionConfig, dict[str, NDArray[Any]]]:
     for name, dtype, shape in table:
         count = math.prod(shape)
         end = offset + count * dtype.itemsize
-        numbers = dtype.kind in "iuf" and all(0 <= size <= len(data) for size in shape)
+        numbers = dtype.kind in "iufb" and all(0 <= size <= len(data) for size in shape)
         if not numbers or end > len(data) - _DIGEST_BYTES:
             raise CheckpointError(f"its array {name} does not fit into its {len(data)} bytes")
-        arrays[name] = np.frombuffer(data, dtype, count, offset).reshape(shape)
+        flat = np.frombuffer(data, np.uint8 if dtype.kind == "b" else dtype, count, offset)
+        arrays[name] = (flat != 0 if dtype.kind == "b" else flat).reshape(shape)
         offset = end
     return config, arrays
 

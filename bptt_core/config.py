@@ -1,4 +1,4 @@
-"""What a session and its learner are: frozen values, validated in one place.
+"""What a session is: frozen values, validated in one place.
 
 A configuration holds plain numbers and strings only. `SessionConfig.validated()` fills in every default that depends on
 another field and raises `FieldError` naming the field, the value and the allowed range. The defaults are the project's
@@ -8,7 +8,7 @@ one answer for every stream; `benchmarks/README.md` names the experiment behind 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from bptt_core.checks import (
@@ -22,159 +22,24 @@ from bptt_core.checks import (
     check_text,
     shorten,
 )
+from bptt_core.learner_config import LearnerConfig
+from bptt_core.portfolio import LARGEST, default_portfolio
 
 TASKS: Final = ("forecast", "regress", "classify")
 SCALINGS: Final = ("online", "fixed")
-CELLS: Final = ("tanh", "relu", "gru", "lstm")
-ANCHORS: Final = ("last_value", "none")
-NUMERIC_LOSSES: Final = ("squared", "absolute", "huber", "student_t", "pinball", "gaussian")
-SYMBOL_LOSSES: Final = ("softmax", "sigmoid")
-LOSSES: Final = NUMERIC_LOSSES + SYMBOL_LOSSES
-QUANTILE_LOSSES: Final = ("pinball", "gaussian")
-OPTIMIZERS: Final = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
-SCHEDULES: Final = ("constant", "inverse_sqrt", "inverse")
-CLIPS: Final = ("norm", "value", "quantile", "off")
-INPUT_INITS: Final = ("uniform", "glorot", "he", "orthogonal")
-RECURRENT_INITS: Final = (*INPUT_INITS, "identity")
-BIAS_INITS: Final = ("forget", "chrono")
+SEASONALITIES: Final = ("found", "given", "off")
 
 MAX_SYMBOLS: Final = 256
 MAX_SYMBOL_CHARS: Final = 64
 MAX_HORIZON: Final = 256
-MAX_HIDDEN: Final = 512
-MAX_LAYERS: Final = 4
-MAX_WINDOW: Final = 1024
 MAX_SEASON: Final = 10_080
+MAX_SEASONS: Final = 2
 MAX_LABEL_AGE: Final = 65_536
-MAX_QUANTILES: Final = 9
 MAX_STATE_VALUES: Final = 2**24
-
-
-@dataclass(frozen=True, slots=True)
-class LearnerConfig:
-    """One recurrent network trained by TBPTT(k1 = stride, k2 = window). A field that is None takes its default.
-
-    See `proto/bptt/v1/config.proto` for the meaning and range of every field; the names are the same.
-    """
-
-    cell: str = "lstm"
-    hidden: int = 32
-    layers: int = 1
-    window: int | None = None
-    stride: int = 1
-    loss_span: int | None = None
-    loss: str | None = None
-    huber_delta: float = 1.0
-    student_dof: float = 4.0
-    quantiles: tuple[float, ...] = ()
-    anchor: str | None = None
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float | None = None
-    weight_decay: float | None = None
-    schedule: str = "constant"
-    warmup_updates: int = 0
-    decay_updates: int = 10_000
-    rate_floor: float = 0.1
-    clip: str = "norm"
-    clip_norm: float = 1.0
-    clip_value: float = 1.0
-    clip_quantile: float = 0.9
-    input_init: str = "uniform"
-    recurrent_init: str = "orthogonal"
-    recurrent_gain: float = 1.0
-    bias_init: str = "forget"
-    forget_bias: float = 1.0
-    seed: int = 0
-
-    def validated(self, session: SessionConfig) -> LearnerConfig:
-        """This configuration with every default filled in, for `session`, whose own fields are. Raises FieldError."""
-        check_one_of("learner.cell", self.cell, CELLS)
-        check_integer("learner.hidden", self.hidden, 1, MAX_HIDDEN)
-        check_integer("learner.layers", self.layers, 1, MAX_LAYERS)
-        window = max(32, session.horizon + 16) if self.window is None else self.window
-        check_integer("learner.window", window, session.horizon + session.ahead, MAX_WINDOW)
-        check_integer("learner.stride", self.stride, 1, window)
-        span = self.stride if self.loss_span is None else self.loss_span
-        check_integer("learner.loss_span", span, self.stride, window)
-        loss = self._loss(session)
-        filled = replace(
-            self,
-            window=window,
-            loss_span=span,
-            loss=loss,
-            quantiles=self._quantiles(loss),
-            anchor=self._anchor(session),
-            beta2=(0.99 if self.optimizer == "rmsprop" else 0.999) if self.beta2 is None else self.beta2,
-            weight_decay=(0.01 if self.optimizer == "adamw" else 0.0)
-            if self.weight_decay is None
-            else self.weight_decay,
-        )
-        filled._check_training()
-        filled._check_start()
-        return filled
-
-    def _loss(self, session: SessionConfig) -> str:
-        allowed = SYMBOL_LOSSES if session.task == "classify" else NUMERIC_LOSSES
-        symbols = [name for name in session.predicted if session.symbols(name)]
-        if symbols and len(session.predicted) > 1:
-            field, kind = ("labels", "label") if session.labels else ("targets", "feature")
-            raise FieldError(field, list(session.predicted), f"one categorical {kind}, or numeric ones in 0..1")
-        default = "squared" if session.task != "classify" else "softmax" if symbols else "sigmoid"
-        loss = default if self.loss is None else self.loss
-        check_one_of("learner.loss", loss, allowed)
-        if loss == "softmax" and not symbols:
-            raise FieldError("learner.loss", loss, "sigmoid, or softmax with one categorical target or label")
-        if loss == "sigmoid" and symbols:
-            raise FieldError("learner.loss", loss, f"softmax, as {shorten(symbols[0])} is categorical")
-        return loss
-
-    def _quantiles(self, loss: str) -> tuple[float, ...]:
-        if not self.quantiles:
-            return (0.05, 0.5, 0.95) if loss in QUANTILE_LOSSES else ()
-        for level in self.quantiles:
-            check_number("learner.quantiles", level, 0.001, 0.999)
-        rising = list(self.quantiles) == sorted(set(self.quantiles))
-        if len(self.quantiles) > MAX_QUANTILES or not rising:
-            raise FieldError("learner.quantiles", list(self.quantiles), f"1..{MAX_QUANTILES} levels, rising")
-        return self.quantiles
-
-    def _anchor(self, session: SessionConfig) -> str:
-        if session.task == "classify":
-            return "none"
-        if self.anchor is None:
-            return "last_value" if session.task == "forecast" and session.scaling == "online" else "none"
-        check_one_of("learner.anchor", self.anchor, ANCHORS)
-        return self.anchor
-
-    def _check_training(self) -> None:
-        check_number("learner.huber_delta", self.huber_delta, 1e-3, 1e3)
-        check_number("learner.student_dof", self.student_dof, 1, 1e3)
-        check_one_of("learner.optimizer", self.optimizer, OPTIMIZERS)
-        check_number("learner.beta1", self.beta1, 0, 0.9999)
-        check_number("learner.beta2", self.beta2, 0, 0.99999)
-        check_number("learner.weight_decay", self.weight_decay, 0, 10)
-        assert self.weight_decay is not None
-        check_learning_rate(self.learning_rate, self.weight_decay)
-        check_one_of("learner.schedule", self.schedule, SCHEDULES)
-        check_integer("learner.warmup_updates", self.warmup_updates, 0, 10**6)
-        check_integer("learner.decay_updates", self.decay_updates, 1, 10**9)
-        check_number("learner.rate_floor", self.rate_floor, 0, 1)
-        check_one_of("learner.clip", self.clip, CLIPS)
-        check_number("learner.clip_norm", self.clip_norm, 1e-6, 1e6)
-        check_number("learner.clip_value", self.clip_value, 1e-6, 1e6)
-        check_number("learner.clip_quantile", self.clip_quantile, 0.01, 1)
-
-    def _check_start(self) -> None:
-        check_one_of("learner.input_init", self.input_init, INPUT_INITS)
-        check_one_of("learner.recurrent_init", self.recurrent_init, RECURRENT_INITS)
-        check_number("learner.recurrent_gain", self.recurrent_gain, 0.01, 10)
-        check_one_of("learner.bias_init", self.bias_init, BIAS_INITS)
-        if self.bias_init == "chrono" and self.cell not in ("gru", "lstm"):
-            raise FieldError("learner.bias_init", self.bias_init, f"forget, as {self.cell} has no gates")
-        check_number("learner.forget_bias", self.forget_bias, -10, 10)
-        check_integer("learner.seed", self.seed, 0, 2**63 - 1)
+ANCHORS: Final = 3  # what residuals are taken to
+MAX_CONTEXT: Final = 64  # inputs that tell of seasons and calendar
+NAIVE_EXPERTS: Final = 5
+WEIGHTED_LOSSES: Final = ("squared", "absolute", "huber", "student_t")  # of a portfolio: one output per pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +60,7 @@ class SessionConfig:
     seasons: tuple[int, ...] = ()
     period_ns: int | None = None
     coverage: float = 0.9
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    learner: LearnerConfig | None = None
     task: str = "forecast"
     labels: tuple[str, ...] = ()
     categories: tuple[Categorical, ...] = ()
@@ -203,6 +68,8 @@ class SessionConfig:
     scaling: str = "online"
     means: tuple[float, ...] = ()
     deviations: tuple[float, ...] = ()
+    learners: tuple[LearnerConfig, ...] = ()
+    seasonality: str | None = None
 
     def validated(self) -> SessionConfig:
         """This configuration with every default filled in. Raises FieldError."""
@@ -220,11 +87,11 @@ class SessionConfig:
         check_number("coverage", self.coverage, 0.5, 0.99)
         means, deviations = config._scales()
         config = replace(config, means=means, deviations=deviations)
-        learner = self.learner.validated(config)
-        age = None if not self.labels else learner.window if self.label_age is None else self.label_age
+        config = config._with_learners()
+        age = None if not self.labels else config.portfolio[0].window if self.label_age is None else self.label_age
         if age is not None:
             check_integer("label_age", age, 0, MAX_LABEL_AGE)
-        config = replace(config, learner=learner, label_age=age)
+        config = replace(config, label_age=age)
         _bounded_state(config)
         return config
 
@@ -232,12 +99,19 @@ class SessionConfig:
     def from_plain(cls, values: Mapping[str, Any]) -> SessionConfig:
         """The inverse of `dataclasses.asdict`, lists in place of tuples allowed; not validated. Raises TypeError,
         KeyError or AttributeError if it is none."""
-        given, learner = _with_tuples(values), _with_tuples(values["learner"])
-        for name in ("features", "targets", "seasons", "labels", "categories", "means", "deviations"):
+        given = _with_tuples(values)
+        for name in ("features", "targets", "seasons", "labels", "categories", "means", "deviations", "learners"):
             if not isinstance(given[name], tuple):
                 raise TypeError(f"{name} is no list")
         categories = tuple(Categorical(c["channel"], tuple(c["symbols"])) for c in given["categories"])
-        return cls(**{**given, "learner": LearnerConfig(**learner), "categories": categories})
+        single = None if given["learner"] is None else LearnerConfig(**_with_tuples(given["learner"]))
+        several = tuple(LearnerConfig(**_with_tuples(learner)) for learner in given["learners"])
+        return cls(**{**given, "learner": single, "learners": several, "categories": categories})
+
+    @property
+    def portfolio(self) -> tuple[LearnerConfig, ...]:
+        """The learners of a validated configuration: those of `learners`, or the single one."""
+        return self.learners if self.learner is None else (self.learner,)
 
     @property
     def ahead(self) -> int:
@@ -301,9 +175,38 @@ class SessionConfig:
                 raise FieldError("targets", name, f"numeric features {shorten(list(numeric))}, with task forecast")
         return targets
 
+    def _with_learners(self) -> SessionConfig:
+        """With its learners and its seasonality filled in: a portfolio where it can be one and none is named."""
+        weighted = self.task == "forecast" and self.scaling == "online"
+        if self.learners and self.learner is not None:
+            raise FieldError("learners", Words(f"{len(self.learners)} learners"), "none, as there is a single learner")
+        if self.learners and not weighted:
+            allowed = "none, unless the task is forecast and scaling is online"
+            raise FieldError("learners", Words(f"{len(self.learners)} learners"), allowed)
+        if len(self.learners) > LARGEST:
+            raise FieldError("learners", Words(f"{len(self.learners)} learners"), f"1..{LARGEST} learners")
+        single = self.learner if weighted or self.learner else LearnerConfig()
+        config = replace(self, seasonality=self._seasonality(weighted, single is not None))
+        if single is not None:
+            return replace(config, learner=single.validated(config))
+        named = self.learners or default_portfolio(self.horizon, config.seasonality != "off")
+        return replace(config, learners=tuple(_validated(learner, k, config) for k, learner in enumerate(named)))
+
+    def _seasonality(self, weighted: bool, single: bool) -> str:
+        default = "off" if single or not weighted else "given" if self.seasons else "found"
+        seasonality = default if self.seasonality is None else self.seasonality
+        check_one_of("seasonality", seasonality, SEASONALITIES)
+        if seasonality != "off" and not weighted:
+            raise FieldError("seasonality", seasonality, "off, unless the task is forecast and scaling is online")
+        if seasonality == "found" and self.seasons:
+            raise FieldError("seasonality", seasonality, "given or off, as there are seasons")
+        if seasonality == "given" and not self.seasons:
+            raise FieldError("seasonality", seasonality, "found or off, as there are no seasons")
+        return seasonality
+
     def _check_time(self) -> None:
-        if len(self.seasons) > 1:
-            raise FieldError("seasons", list(self.seasons), "at most 1 season")
+        if len(self.seasons) > MAX_SEASONS or len(set(self.seasons)) != len(self.seasons):
+            raise FieldError("seasons", list(self.seasons), f"at most {MAX_SEASONS} distinct seasons")
         if self.seasons and self.task != "forecast":
             raise FieldError("seasons", list(self.seasons), "none, unless the task is forecast")
         for season in self.seasons:
@@ -327,34 +230,42 @@ class SessionConfig:
         return filled[0], filled[1]
 
 
+def _validated(learner: LearnerConfig, position: int, config: SessionConfig) -> LearnerConfig:
+    """One of several learners. Raises FieldError."""
+    try:
+        filled = learner.validated(config)
+        check_one_of("learner.loss", str(filled.loss), WEIGHTED_LOSSES)
+    except FieldError as error:
+        where = error.field.replace("learner.", f"learners[{position}].", 1)
+        raise FieldError(where, Words(error.value), error.allowed) from None
+    return filled
+
+
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def check_learning_rate(value: float, weight_decay: float = 0.0, name: str = "learner.learning_rate") -> None:
-    """Raises FieldError unless `value` is a usable step size beside this weight decay."""
-    check_number(name, value, 1e-8, 10.0)
-    if value * weight_decay >= 1:
-        raise FieldError(name, value, f"less than 1 / weight_decay, {1 / weight_decay:g}")
-
-
 def _bounded_state(config: SessionConfig) -> None:
     """Every field may be in range and the session still too large for a server to hold."""
-    learner, O = config.learner, len(config.predicted)
-    assert learner.window is not None
+    horizon, O = config.horizon, len(config.predicted)
     symbols = sum(len(config.symbols(name)) for name in config.features)
-    inputs = 3 * len(config.features) + symbols
-    sizes = {"gaussian": 2, "pinball": len(learner.quantiles), "softmax": len(config.symbols(config.predicted[0]))}
-    per_pair = sizes.get(str(learner.loss), 1)
-    outputs = config.horizon * O * per_pair
-    slots = config.horizon if config.label_age is None else config.label_age + 1
-    pending = slots * (outputs + O * per_pair + 5 * config.horizon * O)
-    layers = learner.hidden * 4 * ((2 * learner.layers - 1) * learner.hidden + inputs)
-    parameters = layers + learner.hidden * outputs
-    total = learner.window * (config.horizon * O + inputs) + pending + 3 * parameters
+    inputs = 3 * len(config.features) + symbols + (0 if config.seasonality == "off" else MAX_CONTEXT)
+    slots = horizon if config.label_age is None else config.label_age + 1
+    season = 0 if config.seasonality == "off" else max(2048, 2 * max(config.seasons, default=0))
+    experts = 5 if config.learner else 2 * (len(config.learners) + NAIVE_EXPERTS) + 5
+    total = 0
+    for learner in config.portfolio:
+        assert learner.window is not None
+        sizes = {"gaussian": 2, "pinball": len(learner.quantiles), "softmax": len(config.symbols(config.predicted[0]))}
+        per_pair = sizes.get(str(learner.loss), 1)
+        outputs = horizon * O * per_pair
+        layers = learner.hidden * 4 * ((2 * learner.layers - 1) * learner.hidden + inputs)
+        total += 4 * (layers + learner.hidden * outputs) + learner.window * (horizon * O + inputs)
+        total += slots * (outputs + O * per_pair) if config.learner else 0
+    total += (slots * (experts + 2 * ANCHORS) * horizon + season) * O
     if total > MAX_STATE_VALUES:
         raise FieldError(
-            "horizon × targets × (window + horizon), hidden, layers, symbols",
+            "horizon × targets × (window + horizon), learners, hidden, layers, symbols",
             total,
             f"at most {MAX_STATE_VALUES} state values per session; lower one of these",
         )

@@ -26,6 +26,23 @@ class UpdateResult(enum.IntEnum):
     LEARNING_OFF = 5
 
 
+class ResetReason(enum.IntEnum):
+    """Why a learner lost what it had learned last. Numbers and names are those of `bptt.v1.ResetReason`."""
+
+    NON_FINITE = 1
+    DIVERGED = 2
+    RESTARTED = 3
+    SEASON = 4
+
+
+class SensorState(enum.IntEnum):
+    """What a sensor seems to be doing. Numbers and names are those of `bptt.v1.SensorState`."""
+
+    OK = 1
+    MISSING = 2
+    STUCK = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Events:
     """Consecutive events of one session."""
@@ -95,7 +112,7 @@ class WarmStart:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What the fold returns for n consecutive events. `H` horizons, `O` targets; see `bptt.v1.Outcomes`."""
+    """What the fold returns for n consecutive events: H horizons, O targets, M learners; see `bptt.v1.Outcomes`."""
 
     first_sequence: int
     mean: NDArray[np.float64]  # [n, H, O] original units; NaN: target never seen
@@ -103,6 +120,11 @@ class Outcomes:
     upper: NDArray[np.float64]  # [n, H, O]; NaN in warm-up and for symbols
     distribution: NDArray[np.float64]  # [n, H, O, Q] quantiles or probabilities; Q = 0: the loss learns none
     anomaly_score: NDArray[np.float64]  # [n]
+    target_anomaly_score: NDArray[np.float64]  # [n, O]
+    anomaly_likelihood: NDArray[np.float64]  # [n]; 0 for symbols
+    sensor_state: NDArray[np.int8]  # [n, O] SensorState; [n, 0] with labels and for symbols
+    drift: NDArray[np.bool_]  # [n]
+    warming_up: NDArray[np.bool_]  # [n]
     update_result: NDArray[np.int8]  # [n] UpdateResult
     loss: NDArray[np.float32]  # [n]; NaN without an update
     gradient_norm: NDArray[np.float32]  # [n]; before the clip; NaN without an update
@@ -110,6 +132,7 @@ class Outcomes:
     saturation: NDArray[np.float32]  # [n]; share of saturated units; NaN without an update
     update_ratio: NDArray[np.float32]  # [n]; change of the parameters over their norm; NaN without an update
     norm_by_lag: NDArray[np.float32]  # [n, lags]; at every 64th update, else NaN; `tbptt.lags` names the lags
+    learner_reset: NDArray[np.int8]  # [n, M]; ResetReason, or 0
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -160,6 +183,7 @@ class Scores:
     seasonal_mae: NDArray[np.float64] | None
     coverage: NDArray[np.float64]
     width: NDArray[np.float64]
+    interval_score: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +198,32 @@ class SymbolScores:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateCounts:
+    """What updates did so far; see `bptt.v1.UpdateCounts`, whose names these are."""
+
+    applied: int = 0
+    clipped: int = 0
+    no_target: int = 0
+    non_finite: int = 0
+    learning_off: int = 0
+    reset_non_finite: int = 0
+    reset_diverged: int = 0
+    reset_restarted: int = 0
+    reset_season: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertStatus:
+    """One forecaster of a portfolio; see `bptt.v1.Expert`."""
+
+    name: str
+    weight: float
+    relative_error: float
+    updates: UpdateCounts | None = None
+    rate_factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class SessionStatus:
     """Facts of one session that its owner reports: counters, time, scores."""
 
@@ -182,15 +232,14 @@ class SessionStatus:
     period_ns: int | None
     timed: bool | None  # None before the first event
     learning: bool
-    learning_rate: float
+    learning_rate: float | None  # None: several learners
     parameters: int
-    applied: int
-    clipped: int
-    no_target: int
-    non_finite: int
-    learning_off: int
+    updates: UpdateCounts  # of all learners
     carry_resets: int
+    drifts: int
+    seasons: tuple[int, ...]  # in force, 0: none yet; empty with seasonality off
     scores: Scores | SymbolScores | None = field(default=None)
+    experts: tuple[ExpertStatus, ...] = ()  # empty with a single learner, or if scores are not wanted
 
 
 def check_events(events: Events, config: SessionConfig, timed: bool | None, last_timestamp_ns: int | None) -> None:
@@ -247,7 +296,7 @@ def _check_table(name: str, table: NDArray[np.float64], config: SessionConfig, c
         if symbols:
             outside = ~((cells >= 0) & (cells < len(symbols)) & (cells == np.floor(cells)))
             _check_cells(name, cells, outside, f"NaN (missing) or 0..{len(symbols) - 1}, a position in symbols", column)
-        elif config.learner.loss == "sigmoid" and channel in config.predicted:
+        elif config.portfolio[0].loss == "sigmoid" and channel in config.predicted:
             _check_cells(name, cells, ~((cells >= 0) & (cells <= 1)), "NaN (missing) or 0..1", column)
 
 

@@ -56,6 +56,23 @@ def masked_loss(
     return xp.where(of_pairs, value, 0).sum(axis=1) / count[:, 0], dys.transpose(1, 0, 2)
 
 
+def zero_loss(
+    xp: Any, loss: str, targets: Array, active: Array, parameter: Array, quantiles: Sequence[float], ys: Array
+) -> Array:
+    """The mean loss [B] over the active pairs that outputs of 0 would have: that of the naive forecast a learner starts
+    from. `ys` [T, B, N·R] gives the width of the outputs; the rest as in `masked_loss`."""
+    T, B, N = targets.shape
+    of_pairs = _by_learner(xp, active)
+    of_targets = _by_learner(xp, targets)
+    if loss == "squared":  # the usual one, without the slope
+        value = of_targets * of_targets
+    else:
+        outputs = xp.zeros((B, T * N, ys.shape[2] // N), ys.dtype)
+        value, _ = LOSSES[loss](xp, outputs, of_targets, parameter, quantiles)
+    count = xp.maximum(of_pairs.sum(axis=1), 1).astype(ys.dtype)
+    return xp.where(of_pairs, value, 0).sum(axis=1) / count
+
+
 def _by_learner(xp: Any, array: Array) -> Array:
     """[T, B, k] as [B, T·k], stored learner by learner: the order of a sum must not depend on the company."""
     return xp.ascontiguousarray(array.transpose(1, 0, 2)).reshape(array.shape[1], -1)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt_core.cells import CELLS
-from bptt_core.config import LearnerConfig
+from bptt_core.learner_config import LearnerConfig
 from bptt_core.parameters import ParameterLayout
 
 Matrix = NDArray[np.float64]

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
+from bptt_core import guard
 from bptt_core.cells import CELLS
 from bptt_core.clipping import RING
 from bptt_core.heads import per_pair
 from bptt_core.optimizers import MOMENTS
 from bptt_core.parameters import ParameterLayout
 from bptt_core.slab import Field
+
+COUNTERS: Final = ("applied", "clipped", "no_target", "non_finite", "learning_off")  # of updates, and what came of them
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,13 @@ class LearnerShape:
     symbols: int  # of the softmax loss
     window: int  # k2
     stride: int  # k1
-    loss_span: int  # pairs that arrived in so many last events are trained
+    loss_span: int  # pairs that arrived in so many last events may be trained; a learner's own span is at most this
     loss: str
     quantiles: tuple[float, ...]  # of the pinball loss
     optimizer: str
     schedule: str
     clip: str
+    guard: bool = False
 
     @property
     def pairs(self) -> int:
@@ -84,18 +89,22 @@ def device_fields(shape: LearnerShape, dtype: type = np.float32) -> list[Field]:
         Field("boundary", (shape.carries, shape.hidden), dtype),
         Field("inputs", (W, shape.inputs), dtype),
         Field("targets", (W, shape.pairs), dtype, np.nan),
+        *([Field("good", (P,), dtype)] if shape.guard else []),
     ]
 
 
 def host_fields(shape: LearnerShape) -> list[Field]:
     """Bookkeeping, and the settings that may differ between learners of one slab."""
     fields = [
+        *(Field(name, (), np.int64) for name in (*COUNTERS, *guard.RESETS.values())),
+        Field("span", (), np.int64, shape.loss_span),
         Field("length", (), np.int64),
         Field("since_update", (), np.int64),
         Field("optimizer_steps", (), np.int64),
         Field("carry_resets", (), np.int64),
         Field("learning", (), np.int8, 1),
         Field("learning_rate", (), np.float64),
+        Field("rate_factor", (), np.float64, 1),
         Field("beta1", (), np.float64, 0.9),
         Field("beta2", (), np.float64, 0.999),
         Field("weight_decay", (), np.float64),
@@ -107,6 +116,8 @@ def host_fields(shape: LearnerShape) -> list[Field]:
     ]
     if shape.clip == "quantile":
         fields += [Field("norm_ring", (RING,), np.float64, np.nan), Field("norm_count", (), np.int64)]
+    if shape.guard:
+        fields += guard.fields()
     if shape.ahead == 0:
         fields += [Field("event_count", (), np.int64), Field("arrived_event", (shape.rows, shape.pairs), np.int64)]
     return fields

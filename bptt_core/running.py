@@ -17,6 +17,7 @@ Counts = NDArray[np.int64]
 
 CAP: Final = 5.0  # a value moves a scale by at most this many of its units
 CAP_FROM: Final = 8  # … once it has seen this many
+RECENT: Final = 32  # values that tell whether a scale has become far too large
 SCORE_MEMORY: Final = 10_000  # of what is reported
 ERROR_MEMORY: Final = 256  # of the usual error
 WARM_UP: Final = 32  # pairs to settle before a usual error is known
@@ -48,11 +49,22 @@ def track_level(count: Counts, mean: Floats, square: Floats, values: Floats, flo
     np.add(square, weight * ((1 - weight) * (deviation * deviation) - square), out=square, where=seen)
 
 
-def track_square(count: Counts, square: Floats, values: Floats, floor: Floats, memory: int) -> None:
-    """Moves a running mean square towards `values`², in place on the first two; NaN moves nothing."""
+def track_square(
+    count: Counts, square: Floats, values: Floats, floor: Floats, memory: int, recent: Floats | None = None
+) -> None:
+    """Moves a running mean square towards `values`², in place on the first two; NaN moves nothing.
+
+    With `recent`, moved in place too, it also comes down again in time: that is the mean square of the latest values
+    other than 0, and where it is CAP² times smaller, the older ones count no more than the latest.
+    """
     seen = values == values
     count += seen
     weight = newest_weight(count, memory)
     newest = values * values
     np.minimum(newest, CAP * CAP * square, out=newest, where=(count > CAP_FROM) & (square > floor * floor))
     np.add(square, weight * (newest - square), out=square, where=seen)
+    if recent is not None:
+        told = seen & (newest > 0)
+        capped = np.where(count > CAP_FROM, np.minimum(newest, CAP * CAP * recent), newest)
+        blend(recent, capped, newest_weight(np.maximum(count, 1), RECENT), told)
+        np.copyto(count, RECENT, where=told & (count > RECENT) & (CAP * CAP * recent < square))

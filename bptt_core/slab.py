@@ -60,10 +60,18 @@ class Slab:
         """No slot is in use."""
         return len(self._free) == self._capacity
 
-    def take(self, slots: NDArray[np.int64]) -> Rows:
-        """Copies of the rows of `slots`, in that order."""
+    @property
+    def used(self) -> NDArray[np.int64]:
+        """The slots in use, rising."""
+        return np.setdiff1d(np.arange(self._capacity), self._free)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def take(self, slots: NDArray[np.int64], names: tuple[str, ...] | None = None) -> Rows:
+        """Copies of the rows of `slots`, in that order; of the fields `names` only, if given."""
         index = self._index(slots)
-        rows = {name: array[index] for name, array in self._arrays.items()}
+        rows = {name: self._arrays[name][index] for name in names or self._arrays}
         return rows if len(slots) > 1 else {name: row.copy() for name, row in rows.items()}
 
     def put(self, slots: NDArray[np.int64], rows: Rows) -> None:

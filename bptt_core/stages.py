@@ -9,154 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core import forecasts, heads, scaling, symbols, tbptt, timeline
-from bptt_core.config import QUANTILE_LOSSES, SessionConfig
-from bptt_core.events import Outcomes, UpdateResult
-from bptt_core.forecasts import ForecastShape, Served
-from bptt_core.slab import Field, Rows, first
-from bptt_core.symbols import SymbolShape
+from bptt_core import guard, reports, scaling, tbptt, timeline
+from bptt_core.events import Outcomes, ResetReason
+from bptt_core.learner_config import SEASON_ANCHORS
+from bptt_core.scales import Scaled, ScalingShape
+from bptt_core.serving import Served
+from bptt_core.shape import Group, Shape
+from bptt_core.slab import Rows, first
 from bptt_core.timeline import Steps
-
-UPDATE_COUNTERS: Final = {
-    UpdateResult.APPLIED: "applied",
-    UpdateResult.NO_TARGET: "no_target",
-    UpdateResult.NON_FINITE: "non_finite",
-    UpdateResult.LEARNING_OFF: "learning_off",
-}
 
 CHUNK_STEPS: Final = 256
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the sessions of one slab have in common; sessions of equal shape are stepped together."""
+class Team:
+    """The rows of one group's learners of several sessions, session by session."""
 
-    scaling: scaling.ScalingShape
-    learner: tbptt.LearnerShape
-    served: ForecastShape | SymbolShape
-
-    @classmethod
-    def of(cls, config: SessionConfig) -> Shape:
-        """The shape of a validated configuration."""
-        learner, predicted, numeric = config.learner, config.predicted, config.task != "classify"
-        assert learner.window is not None and learner.loss_span is not None
-        assert learner.loss is not None and learner.anchor is not None
-        slots = config.horizon if config.label_age is None else config.label_age + 1
-        scales = scaling.ScalingShape(
-            features=len(config.features),
-            symbols=tuple(len(config.symbols(name)) for name in config.features),
-            targets=config.target_indices,
-            labels=len(config.labels),
-            horizon=config.horizon,
-            anchor=learner.anchor,
-            fixed=config.scaling == "fixed",
-            numeric=numeric,
-            slots=slots,
-        )
-        count = len(config.symbols(predicted[0])) if learner.loss == "softmax" else 0
-        network = tbptt.LearnerShape(
-            cell=learner.cell,
-            layers=learner.layers,
-            inputs=scales.inputs,
-            hidden=learner.hidden,
-            horizon=config.horizon,
-            targets=len(predicted),
-            ahead=config.ahead,
-            symbols=count,
-            window=learner.window,
-            stride=learner.stride,
-            loss_span=learner.loss_span,
-            loss=learner.loss,
-            quantiles=learner.quantiles if learner.loss == "pinball" else (),
-            optimizer=learner.optimizer,
-            schedule=learner.schedule,
-            clip=learner.clip,
-        )
-        if not numeric:
-            return cls(scales, network, SymbolShape(config.horizon, len(predicted), config.ahead, slots, count))
-        season = config.seasons[0] if config.seasons else 0
-        served = ForecastShape(
-            horizon=config.horizon,
-            targets=len(predicted),
-            season=season,
-            ahead=config.ahead,
-            slots=slots,
-            per_pair=heads.per_pair(learner.loss, learner.quantiles, count),
-            loss=learner.loss,
-            quantiles=learner.quantiles if learner.loss in QUANTILE_LOSSES else (),
-            clamp=config.scaling == "online",
-        )
-        return cls(scales, network, served)
-
-    @property
-    def longest_gap(self) -> int:
-        """Most missing steps that fill a gap, k2 + H."""
-        return self.learner.window + self.learner.horizon
-
-    @property
-    def serving(self) -> ModuleType:
-        """The module that turns outputs of such learners into what is served: `forecasts` or `symbols`."""
-        return forecasts if isinstance(self.served, ForecastShape) else symbols
-
-    @cached_property
-    def outcome(self) -> list[Field]:
-        """The columns of an outcome as they are kept on a session's row, in the order of `Outcomes`."""
-        pairs = (self.learner.horizon, self.learner.targets)
-        numbers = ("loss", "gradient_norm", "clip_scale", "saturation", "update_ratio")
-        size = len(self.served.quantiles) if isinstance(self.served, ForecastShape) else self.served.symbols
-        return [
-            *(Field(f"latest_{name}", pairs, np.float64) for name in ("mean", "lower", "upper")),
-            Field("latest_distribution", (*pairs, size), np.float64),
-            Field("latest_anomaly_score", (), np.float64),
-            Field("latest_update_result", (), np.int8),
-            *(Field(f"latest_{name}", (), np.float32) for name in numbers),
-            Field("latest_norm_by_lag", (len(tbptt.lags(self.learner.window)),), np.float32),
-        ]
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:
-        """Counted once: a shape is looked up several times for every call of the fold."""
-        return hash((self.scaling, self.learner, self.served))
-
-    @property
-    def labels(self) -> int:
-        """Labels of an event."""
-        return self.scaling.labels
-
-    @property
-    def label_slots(self) -> int:
-        """Events whose labels may still come, the newest included; 0 without labels."""
-        return self.scaling.slots if self.labels else 0
+    device: Rows
+    book: Rows
 
 
-def fields(shape: Shape) -> tuple[list[Field], list[Field]]:
-    """Every field of a session: the backend's, and NumPy's."""
-    host = [
-        Field("last_sequence", (), np.int64),
-        *timeline.fields(),
-        *scaling.fields(shape.scaling),
-        *tbptt.host_fields(shape.learner),
-        *shape.serving.fields(shape.served),
-        *(Field(name, (), np.int64) for name in (*UPDATE_COUNTERS.values(), "clipped")),
-        *shape.outcome,
-    ]
-    if shape.label_slots:
-        host += [Field("steps_taken", (), np.int64), Field("event_step", (shape.label_slots,), np.int64)]
-    return tbptt.device_fields(shape.learner), host
-
-
-def run(xp: Any, shape: Shape, device: Rows, host: Rows, steps: list[Steps]) -> list[Outcomes]:
-    """Takes each session's steps, in place on its rows of `device` and `host`; returns the outcomes of its events.
+def run(xp: Any, shape: Shape, host: Rows, teams: list[Team], steps: list[Steps]) -> list[Outcomes]:
+    """Takes each session's steps, in place on its rows of `host` and of `teams`, one for each group of the shape;
+    returns the outcomes of its events.
 
     Row k of every field belongs to `steps[k]`; no session may have fewer steps than a later one. The steps are taken in
     chunks: an event after a gap in time is many steps, and memory must not grow with them.
@@ -164,10 +44,18 @@ def run(xp: Any, shape: Shape, device: Rows, host: Rows, steps: list[Steps]) -> 
     pieces: list[list[Outcomes]] = [[] for _ in steps]
     for start in range(0, len(steps[0]), CHUNK_STEPS):
         chunk = [s.part(start, start + CHUNK_STEPS) for s in steps if len(s) > start]
-        device_rows, host_rows = first(device, len(chunk)), first(host, len(chunk))
-        for piece, outcomes in zip(pieces, _run_chunk(xp, shape, device_rows, host_rows, chunk), strict=False):
+        members = [_of_first(shape, team, g, len(chunk)) for g, team in enumerate(teams)]
+        for piece, outcomes in zip(
+            pieces, _run_chunk(xp, shape, first(host, len(chunk)), members, chunk), strict=False
+        ):
             piece.append(outcomes)
     return [Outcomes.joined(piece) for piece in pieces]
+
+
+def _of_first(shape: Shape, team: Team, group: int, sessions: int) -> Team:
+    """The learners of the first sessions, as views."""
+    count = sessions * len(shape.groups[group].members)
+    return Team(first(team.device, count), first(team.book, count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,52 +68,75 @@ class Batch:
     event: list[NDArray[Any]]  # [active]
     clear: list[NDArray[Any]]
     jump: list[NDArray[Any]]
+    clock: list[NDArray[Any]]  # [active, 3]
 
     @classmethod
     def of(cls, steps: list[Steps]) -> Batch:
         """The steps of sessions, longest first."""
         lengths = np.array([len(s) for s in steps])
         active = [int((lengths > s).sum()) for s in range(int(lengths[0]))]
-        names = ("values", "labels", "event", "clear", "jump")
-        return cls(active, *(_by_step([getattr(s, name) for s in steps], active) for name in names))
+        return cls(active, *(_by_step([getattr(s, name) for s in steps], active) for name in timeline.COLUMNS))
 
-    def prefixes(self, rows: Rows) -> Iterator[Rows]:
-        """For each step the rows of the sessions that have it, as views."""
+    def prefixes(self, rows: Rows, per_session: int = 1) -> Iterator[Rows]:
+        """For each step the rows of the sessions that have it, so many of each, as views."""
         views, current = rows, self.active[0]
         for count in self.active:
             if count != current:
-                views, current = first(rows, count), count
+                views, current = first(rows, count * per_session), count
             yield views
 
 
-def scale(shape: Shape, host: Rows, batch: Batch) -> list[scaling.Scaled]:
+def scale(shape: Shape, host: Rows, batch: Batch) -> list[Scaled]:
     """First stage, in place on `host`: what the learners see and what came of the steps before."""
     scaled = []
     for s, rows in enumerate(batch.prefixes(host)):
         if batch.clear[s].any():
             scaling.clear(shape.scaling, rows, batch.clear[s])
-        scaled.append(scaling.step(shape.scaling, rows, batch.values[s], batch.labels[s], batch.event[s]))
+            scaling.skip(shape.scaling, rows, batch.jump[s], batch.clear[s])
+        arrived = batch.values[s], batch.labels[s], batch.event[s], batch.clock[s]
+        scaled.append(scaling.step(shape.scaling, rows, *arrived))
     return scaled
 
 
-def serve(shape: Shape, host: Rows, batch: Batch, scaled: list[scaling.Scaled], ys: list[NDArray[Any]]) -> list[Served]:
+def serve(shape: Shape, host: Rows, batch: Batch, scaled: list[Scaled], ys: list[NDArray[Any]]) -> list[Served]:
     """Third stage, in place on `host`: the learners' outputs become forecasts, and forecasts meet their values."""
     serving, served = shape.serving, []
     for s, rows in enumerate(batch.prefixes(host)):
         if batch.clear[s].any():
             serving.clear(shape.served, rows, batch.clear[s])
-            serving.skip(shape.served, rows, batch.jump[s])
+            serving.skip(shape.served, rows, batch.jump[s], batch.clear[s])
         served.append(serving.step(shape.served, rows, scaled[s], ys[s], batch.event[s]))
     return served
 
 
-def _run_chunk(xp: Any, shape: Shape, device: Rows, host: Rows, steps: list[Steps]) -> list[Outcomes]:
+def _run_chunk(xp: Any, shape: Shape, host: Rows, teams: list[Team], steps: list[Steps]) -> list[Outcomes]:
     batch = Batch.of(steps)
     scaled = scale(shape, host, batch)
-    ys, reports = _learn(xp, shape, device, host, batch, scaled)
-    served = serve(shape, host, batch, scaled, ys)
-    columns = _columns(shape, len(steps), batch.active, served, reports)
+    ys, told = [], []
+    for group, team in zip(shape.groups, teams, strict=True):
+        outputs, reported = _learn(xp, shape.scaling, group, team, batch, scaled)
+        ys.append(outputs)
+        told.append(reported)
+    served = serve(shape, host, batch, scaled, _assembled(shape, ys))
+    members = [group.members for group in shape.groups]
+    session_reports = [reports.of_sessions(members, step) for step in zip(*told, strict=True)]
+    columns = _columns(shape, len(steps), batch.active, served, session_reports)
     return [_outcomes(shape, host, k, session, columns) for k, session in enumerate(steps)]
+
+
+def _assembled(shape: Shape, ys: list[list[NDArray[Any]]]) -> list[NDArray[Any]]:
+    """The outputs of all groups' learners by step, in the order of the portfolio: [active sessions, M, K]."""
+    if len(ys) == 1:
+        M = shape.learners
+        return [y.reshape(len(y) // M, M, -1) for y in ys[0]]
+    steps = []
+    for parts in zip(*ys, strict=True):
+        sessions = len(parts[0]) // len(shape.groups[0].members)
+        y = np.empty((sessions, shape.learners, shape.learner.outputs))
+        for group, part in zip(shape.groups, parts, strict=True):
+            y[:, list(group.members)] = part.reshape(sessions, len(group.members), -1)
+        steps.append(y)
+    return steps
 
 
 def _by_step(columns: list[NDArray[Any]], active: list[int]) -> list[NDArray[Any]]:
@@ -234,45 +145,51 @@ def _by_step(columns: list[NDArray[Any]], active: list[int]) -> list[NDArray[Any
 
 
 def _learn(
-    xp: Any, shape: Shape, device: Rows, host: Rows, batch: Batch, scaled: list[scaling.Scaled]
+    xp: Any, scales: ScalingShape, group: Group, team: Team, batch: Batch, scaled: list[Scaled]
 ) -> tuple[list[NDArray[Any]], list[tbptt.StepReport]]:
-    """The learners' outputs [B, K] in units of the residual scale, and their reports, step by step."""
-    dtype = device["params"].dtype
+    """The outputs [active · members, K] of a group's learners in units of the residual scale, and their reports, step
+    by step."""
+    dtype, members, shape = team.device["params"].dtype, len(group.members), group.learner
     # Row by row: columns picked from a table lie the other way round, and a product would sum in another order.
-    xs = xp.asarray(np.concatenate([s.inputs for s in scaled]).astype(dtype, order="C"))
-    arrived = xp.asarray(np.concatenate([scaling.learner_targets(shape.scaling, s) for s in scaled]).astype(dtype))
-    ys, reports, start = [], [], 0
-    rows = zip(batch.prefixes(device), batch.prefixes(host), strict=True)
+    inputs = np.concatenate([s.inputs for s in scaled]).astype(dtype, order="C")
+    xs = xp.asarray(inputs if members == 1 else np.repeat(inputs, members, axis=0))
+    targets = [scaling.learner_targets(scales, s, group.anchors) for s in scaled]
+    arrived = xp.asarray(np.concatenate(targets).astype(dtype))
+    ys, told, start = [], [], 0
+    rows = zip(batch.prefixes(team.device, members), batch.prefixes(team.book, members), strict=True)
     for s, (mine, book) in enumerate(rows):
-        breaks = batch.clear[s].any()
-        ended = tbptt.begin_anew(xp, shape.learner, mine, book, batch.clear[s]) if breaks else None
-        here = slice(start, start + batch.active[s])
-        y, report = tbptt.step(xp, shape.learner, mine, book, xs[here], arrived[here], batch.event[s])
-        report = report if ended is None else _reported(book, ended, report)
+        clear, event = (np.repeat(column[s], members) for column in (batch.clear, batch.event))
+        ended = tbptt.begin_anew(xp, shape, mine, book, clear) if clear.any() else None
+        changed = _season_changes(scales, group, scaled[s])
+        if len(changed):
+            guard.change_season(xp, shape.layout, mine, book, changed)
+        here = slice(start, start + batch.active[s] * members)
+        y, report = tbptt.step(xp, shape, mine, book, xs[here], arrived[here], event)
+        report.reset[changed] = ResetReason.SEASON
         ys.append(y)
-        reports.append(report)
-        start += batch.active[s]
+        told.append(report if ended is None else tbptt.both(ended, report))
+        start = here.stop
     flat = tbptt.to_host(xp.concatenate(ys)).astype(np.float64)
-    return np.split(flat, np.cumsum(batch.active)[:-1]), reports
+    return np.split(flat, np.cumsum(batch.active)[:-1] * members), told
 
 
-def _reported(book: Rows, ended: tbptt.StepReport, report: tbptt.StepReport) -> tbptt.StepReport:
-    """One report of what may be two updates at one event; one that goes unreported is counted here."""
-    reported = tbptt.both(ended, report)
-    unseen = (ended.result != UpdateResult.NOT_DUE) & (reported.result == report.result)
-    for result, counter in UPDATE_COUNTERS.items():
-        book[counter] += unseen & (ended.result == result)
-    book["clipped"] += unseen & (ended.clip_scale < 1)
-    return reported
+def _season_changes(scales: ScalingShape, group: Group, scaled: Scaled) -> NDArray[np.int64]:
+    """Which of a group's learners are anchored to a season that is another one from this step on."""
+    if scaled.seasonal is None or not scaled.seasonal.changed.any():
+        return np.empty(0, np.int64)
+    names = [scales.anchors[a] for a in group.anchors]
+    none = np.zeros(len(scaled.last), bool)
+    changed = [scaled.seasonal.changed[:, SEASON_ANCHORS.index(n)] if n in SEASON_ANCHORS else none for n in names]
+    return np.flatnonzero(np.stack(changed, axis=1))
 
 
 def _columns(
-    shape: Shape, sessions: int, active: list[int], served: list[Served], reports: list[tbptt.StepReport]
+    shape: Shape, sessions: int, active: list[int], served: list[Served], told: list[tbptt.StepReport]
 ) -> list[NDArray[Any]]:
     """The columns of an outcome as arrays [step, session, …], in the order of `Shape.outcome`."""
     columns: list[NDArray[Any]] = [np.empty((len(active), sessions, *f.shape), f.dtype) for f in shape.outcome]
     for s, count in enumerate(active):
-        for column, value in zip(columns, (*served[s], *reports[s]), strict=True):
+        for column, value in zip(columns, (*served[s], *told[s]), strict=True):
             column[s, :count] = value
     return columns
 
@@ -290,10 +207,6 @@ def _outcomes(shape: Shape, host: Rows, k: int, session: Steps, columns: list[ND
     host["last_sequence"][k] += len(outcomes)
     for f, column in zip(shape.outcome, own, strict=True):
         host[f.name][k] = column[-1]
-    counts = np.bincount(outcomes.update_result, minlength=len(UpdateResult) + 1).tolist()
-    for result, counter in UPDATE_COUNTERS.items():
-        host[counter][k] += counts[result]
-    host["clipped"][k] += int((outcomes.clip_scale < 1).sum())
     return outcomes
 
 

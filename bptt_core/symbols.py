@@ -19,8 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core.events import SymbolScores
-from bptt_core.forecasts import Served
+from bptt_core.events import ExpertStatus, SymbolScores
 from bptt_core.running import (
     ANOMALY_SIGMAS,
     ERROR_MEMORY,
@@ -31,7 +30,8 @@ from bptt_core.running import (
     newest_weight,
     track_square,
 )
-from bptt_core.scaling import Scaled
+from bptt_core.scales import Scaled
+from bptt_core.serving import Served
 from bptt_core.slab import Field, Rows
 
 Flags = NDArray[np.bool_]
@@ -76,8 +76,8 @@ def fields(shape: SymbolShape) -> list[Field]:
 def step(shape: SymbolShape, rows: Rows, scaled: Scaled, ys: Floats, event: Flags) -> Served:
     """Settles what waited for this step's symbols, and forecasts, in place on `rows`.
 
-    `ys` [B, H·O·max(C, 1)] are the learner's outputs, `scaled.observed` [B, O] codes (or values in 0..1), NaN: missing;
-    `event` [B] is False for missing steps. With labels the event's own are settled after they were predicted.
+    `ys` [B, 1, H·O·max(C, 1)] are the learner's outputs, `scaled.observed` [B, O] codes (or values in 0..1), NaN:
+    missing; `event` [B] is False for missing steps. With labels the event's own are settled after they were predicted.
     """
     session, observed = np.arange(len(ys)), scaled.observed
     if shape.ahead:
@@ -97,11 +97,10 @@ def step(shape: SymbolShape, rows: Rows, scaled: Scaled, ys: Floats, event: Flag
     return _served(shape, model, anomaly)
 
 
-def late(shape: SymbolShape, rows: Rows, slots: NDArray[np.int64], observed: Floats, residual_scale: Floats) -> None:
+def late(shape: SymbolShape, rows: Rows, slots: NDArray[np.int64], observed: Floats) -> None:
     """Settles labels `observed` [n, O] of earlier events, in order and in place on the `rows` of one session.
 
-    `slots` [n] are the events' numbers, counted from 0, modulo `shape.slots`; NaN: no label. Symbols have no scale:
-    `residual_scale` is not read.
+    `slots` [n] are the events' numbers, counted from 0, modulo `shape.slots`; NaN: no label.
     """
     for k, slot in enumerate(slots.tolist()):
         _settle(shape, rows, rows["waiting"][:, slot], rows["waiting_naive"][:, slot, None], observed[k : k + 1])
@@ -113,11 +112,11 @@ def clear(shape: SymbolShape, rows: Rows, which: Flags) -> None:
         rows["waiting"][which] = np.nan
 
 
-def skip(shape: SymbolShape, rows: Rows, jump: NDArray[np.int64]) -> None:
+def skip(shape: SymbolShape, rows: Rows, jump: NDArray[np.int64], which: Flags) -> None:
     """Nothing here depends on how far the stream jumped."""
 
 
-def scores(shape: SymbolShape, row: dict[str, Any]) -> SymbolScores:
+def read_scores(shape: SymbolShape, row: dict[str, Any]) -> SymbolScores:
     """The scores of one session, whose fields (without a slot axis) are `row`."""
     loss, error = row["score_loss"].copy(), row["score_error"].copy()
     return SymbolScores(
@@ -129,9 +128,14 @@ def scores(shape: SymbolShape, row: dict[str, Any]) -> SymbolScores:
     )
 
 
+def read_experts(shape: SymbolShape, row: dict[str, Any]) -> list[ExpertStatus]:
+    """None: symbols are predicted by a single learner."""
+    return []
+
+
 def _settle(shape: SymbolShape, rows: Rows, model: Floats, naive: Floats, observed: Floats) -> Floats:
     """Scores the forecasts `model` [B, H, W] and `naive` [B, H, W] by `observed` [B, O], in place; moves surprise and
-    frequencies; returns the anomaly score [B]."""
+    frequencies; returns the anomaly score of each target [B, O]."""
     forecasts = np.stack(np.broadcast_arrays(model, naive), axis=2)  # [B, H, 2, W]
     loss, wrong = _losses(shape, forecasts, observed)
     settled = ~np.isnan(loss[:, :, 0])
@@ -159,12 +163,12 @@ def _losses(shape: SymbolShape, forecasts: Floats, observed: Floats) -> tuple[Fl
 
 
 def _anomaly(rows: Rows, surprise: Floats) -> Floats:
-    """Largest `surprise` [B, O] over the targets, in units of ANOMALY_SIGMAS running RMS surprises and of
-    LEAST_SURPRISE at least; 0 in warm-up. [B]. Moves the running RMS, in place."""
+    """The `surprise` [B, O] of each target in units of ANOMALY_SIGMAS running RMS surprises, and of LEAST_SURPRISE at
+    least; 0 in warm-up. [B, O]. Moves the running RMS, in place."""
     count, square = rows["surprise_count"], rows["surprise_square"]
     ready = (count >= WARM_UP) & ~np.isnan(surprise)
     usual = np.maximum(ANOMALY_SIGMAS * np.sqrt(square), LEAST_SURPRISE)
-    score: Floats = np.where(ready, surprise / usual, 0).max(axis=1)
+    score: Floats = np.where(ready, surprise / usual, 0)
     track_square(count, square, surprise, np.zeros_like(surprise), ERROR_MEMORY)
     return score
 
@@ -204,12 +208,14 @@ def _probability(logits: Floats) -> Floats:
 
 
 def _served(shape: SymbolShape, model: Floats, anomaly: Floats) -> Served:
-    """What is served of `model` [B, H, W]."""
+    """What is served of `model` [B, H, W] and the anomaly scores [B, O] of what came."""
     if shape.symbols:
         mean = model.argmax(axis=-1)[:, :, None].astype(np.float64)
         distribution = np.exp(model)[:, :, None]
     else:
         mean = _probability(model)
         distribution = np.empty((*mean.shape, 0))
-    nothing = np.full_like(mean, np.nan)
-    return Served(mean, nothing, nothing, distribution, anomaly)
+    nothing, never = np.full_like(mean, np.nan), np.zeros(len(mean), bool)
+    largest = np.maximum.reduce(anomaly, axis=-1)
+    likelihood, states = np.zeros(len(mean)), np.empty((len(mean), 0), np.int8)
+    return Served(mean, nothing, nothing, distribution, largest, anomaly, likelihood, states, never, never)

@@ -28,11 +28,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core import clipping, health, network, window
+from bptt_core import clipping, guard, health, network, window
 from bptt_core.arrays import to_host
 from bptt_core.cells import Array, Tape
-from bptt_core.events import UpdateResult
-from bptt_core.heads import masked_loss, readout, readout_backward
+from bptt_core.events import ResetReason, UpdateResult
+from bptt_core.heads import masked_loss, readout, readout_backward, zero_loss
 from bptt_core.health import lags
 from bptt_core.learner import LearnerShape, device_fields, host_fields
 from bptt_core.optimizers import MOMENTS, Settings, apply, scheduled_rate
@@ -59,6 +59,7 @@ __all__ = [
 ]
 
 APPLIED: Final = np.int8(UpdateResult.APPLIED)
+_SKIPS: Final = {UpdateResult.NO_TARGET: "no_target", UpdateResult.LEARNING_OFF: "learning_off"}
 
 
 class StepReport(NamedTuple):
@@ -71,6 +72,7 @@ class StepReport(NamedTuple):
     saturation: NDArray[np.float32]  # [B] share of saturated units in the update's forward
     update_ratio: NDArray[np.float32]  # [B] norm of the change of the parameters over theirs before
     norm_by_lag: NDArray[np.float32]  # [B, lags] at every 64th update of a learner, else NaN
+    reset: NDArray[np.int8]  # [B] ResetReason, or 0
 
 
 class Gradient(NamedTuple):
@@ -80,6 +82,7 @@ class Gradient(NamedTuple):
     rows: Array  # [B, P]
     dys: Array  # [rows, B, K] by the outputs of `active_rows`
     tapes: tuple[Tape, ...]
+    naive_loss: Array  # [B] the loss that outputs of 0 have on the same pairs; of a guarded learner
     dcarry: Array  # [B, L·S, H] by the boundary carry
     dxs: Array | None  # [length − ahead, B, D] by the inputs, if asked for
 
@@ -115,7 +118,8 @@ def begin_anew(xp: Any, shape: LearnerShape, device: Rows, host: Rows, which: ND
     for since in set(host["since_update"][which].tolist()):
         if since > 0 or shape.ahead == 0:
             last = which & (host["since_update"] == since)
-            report = both(report, _update(xp, _spanning(shape, since), device, host, last))
+            wide = _spanning(shape, since)
+            report = both(report, _update(xp, wide, device, host, last, np.full(len(which), since)))
     report.result[~_tried(report)] = UpdateResult.NOT_DUE
     host["since_update"][which] = 0
     window.clear(xp, device, host, which)
@@ -124,8 +128,8 @@ def begin_anew(xp: Any, shape: LearnerShape, device: Rows, host: Rows, which: ND
 
 @functools.lru_cache(maxsize=1024)
 def _spanning(shape: LearnerShape, events: int) -> LearnerShape:
-    """The shape of learners that train what arrived in so many last events; 0: what came after the last one."""
-    return replace(shape, loss_span=events)
+    """The shape of learners that may train what arrived in so many last events."""
+    return replace(shape, loss_span=max(shape.loss_span, events))
 
 
 def _tried(report: StepReport) -> NDArray[np.bool_]:
@@ -138,7 +142,8 @@ def both(first: StepReport, second: StepReport) -> StepReport:
     """What is reported where two updates may fall on one event: the second if it was tried, or the first was not."""
     later = _tried(second) | ~_tried(first)
     columns: list[tuple[NDArray[Any], NDArray[Any]]] = list(zip(first, second, strict=True))
-    return StepReport(*(np.where(later if a.ndim == 1 else later[:, None], b, a) for a, b in columns))
+    chosen = StepReport(*(np.where(later if a.ndim == 1 else later[:, None], b, a) for a, b in columns))
+    return chosen._replace(reset=np.maximum(first.reset, second.reset))
 
 
 def window_gradient(
@@ -156,13 +161,14 @@ def window_gradient(
     ys = readout(xp, weights.wo, weights.bo, hs)
     targets = device["targets"][:, rows].transpose(1, 0, 2)
     loss, dys = masked_loss(xp, shape.loss, ys, targets, active, parameter, shape.quantiles)
+    naive = zero_loss(xp, shape.loss, targets, active, parameter, shape.quantiles, ys) if shape.guard else loss
     gradient = xp.empty_like(device["params"])
     grad = shape.layout.split(gradient)
     reached = length - shape.ahead
     dhs = readout_backward(xp, weights.wo, hs, dys, grad.wo, grad.bo)  # the steps before have no pair to train
     before = network.head(tapes, reached)
     dcarry, dxs = network.backward(xp, shape.cell, weights.layers, before, dhs, grad.layers, inputs)
-    return Gradient(loss, gradient, dys, tapes, dcarry, dxs)
+    return Gradient(loss, gradient, dys, tapes, naive, dcarry, dxs)
 
 
 def take_update(
@@ -197,7 +203,9 @@ def _settings(shape: LearnerShape, host: Rows, part: Part) -> Settings:
         host["rate_floor"][part],
         steps,
     )
-    return Settings(rate, host["beta1"][part], host["beta2"][part], host["weight_decay"][part], steps)
+    return Settings(
+        rate * host["rate_factor"][part], host["beta1"][part], host["beta2"][part], host["weight_decay"][part], steps
+    )
 
 
 def loss_parameter(xp: Any, host: Rows, part: Part, dtype: Any) -> Array:
@@ -217,11 +225,16 @@ def _update_where_due(xp: Any, shape: LearnerShape, device: Rows, host: Rows, ev
     host["since_update"] += event
     due = event & (host["since_update"] >= shape.stride)
     host["since_update"][due] = 0
-    return _update(xp, shape, device, host, due)
+    report = _update(xp, shape, device, host, due, host["span"])
+    for result, counter in _SKIPS.items():
+        host[counter] += report.result == result
+    return report
 
 
-def _update(xp: Any, shape: LearnerShape, device: Rows, host: Rows, due: NDArray[np.bool_]) -> StepReport:
-    """An update of the learners in `due` [B], in place."""
+def _update(
+    xp: Any, shape: LearnerShape, device: Rows, host: Rows, due: NDArray[np.bool_], span: NDArray[np.int64]
+) -> StepReport:
+    """An update of the learners in `due` [B], each by the pairs of its last `span` [B] events; in place."""
     report = _blank_report(shape, len(due))
     report.result[due] = UpdateResult.LEARNING_OFF
     ready = due & (host["learning"] == 1)
@@ -229,7 +242,7 @@ def _update(xp: Any, shape: LearnerShape, device: Rows, host: Rows, due: NDArray
     lengths = host["length"].copy()
     for length in set(lengths[ready].tolist()):
         if length > shape.ahead:
-            _train(xp, shape, device, host, length, np.flatnonzero(ready & (lengths == length)), report)
+            _train(xp, shape, device, host, length, np.flatnonzero(ready & (lengths == length)), span, report)
     return report
 
 
@@ -238,11 +251,18 @@ def _blank_report(shape: LearnerShape, learners: int) -> StepReport:
     result.fill(UpdateResult.NOT_DUE)
     numbers.fill(np.nan)
     loss, norm, scale, saturation, ratio = numbers[:5]
-    return StepReport(result, loss, norm, scale, saturation, ratio, numbers[5:].T)
+    return StepReport(result, loss, norm, scale, saturation, ratio, numbers[5:].T, np.zeros(learners, np.int8))
 
 
 def _train(
-    xp: Any, shape: LearnerShape, device: Rows, host: Rows, length: int, index: NDArray[np.int64], report: StepReport
+    xp: Any,
+    shape: LearnerShape,
+    device: Rows,
+    host: Rows,
+    length: int,
+    index: NDArray[np.int64],
+    span: NDArray[np.int64],
+    report: StepReport,
 ) -> None:
     """One optimiser step for the learners in `index`, whose windows all hold `length` rows; in place.
 
@@ -253,26 +273,49 @@ def _train(
         return
     part = window.part_of(host, index)
     rows = {name: array[part] for name, array in device.items()}
-    active = active_pairs(xp, shape, rows["targets"], length, window.label_age(shape, host, part, length))
+    age = window.label_age(shape, host, part, length)
+    active = active_pairs(xp, shape, rows["targets"], length, age, span[part])
     has_pair = to_host(active.any(axis=(0, 2)))
     if not has_pair.all():
-        return _train(xp, shape, device, host, length, index[has_pair], report)
+        return _train(xp, shape, device, host, length, index[has_pair], span, report)
     parameter = loss_parameter(xp, host, part, rows["params"].dtype)
     gradient = window_gradient(xp, shape, rows, length, active, parameter)
     loss, norm = to_host(gradient.loss), to_host(clipping.global_norm(xp, gradient.rows))
     finite = np.isfinite(loss) & np.isfinite(norm)
     if not finite.all():
-        report.result[index[~finite]] = UpdateResult.NON_FINITE
-        return _train(xp, shape, device, host, length, index[finite], report)
+        _refuse(xp, shape, device, host, index[~finite], report)
+        return _train(xp, shape, device, host, length, index[finite], span, report)
     _measure_lags(xp, shape, rows["params"], gradient, active, length, host["optimizer_steps"][part], index, report)
     before = rows["params"].copy()
     scale = take_update(xp, shape, rows, gradient.rows, norm, host, part)
     report.result[index] = UpdateResult.APPLIED
+    host["applied"][index] += 1
+    host["clipped"][index] += scale < 1
     report.loss[index], report.gradient_norm[index], report.clip_scale[index] = loss, norm, scale
     report.saturation[index] = to_host(network.saturation(xp, shape.cell, gradient.tapes))
-    report.update_ratio[index] = to_host(health.update_ratio(xp, before, rows["params"]))
+    ratio = report.update_ratio[index] = to_host(health.update_ratio(xp, before, rows["params"]))
+    if shape.guard:
+        report.reset[index] = guard.take_back(xp, rows, before, ratio, host, index)
     _move_on(xp, shape, rows, gradient.tapes, length, host, part)
     window.write_back(device, part, rows)
+    if shape.guard:
+        astray, good = guard.judge(host, index, loss, to_host(gradient.naive_loss))
+        if len(astray):
+            report.reset[astray] = guard.lead_back(xp, shape.layout, device, host, astray, ResetReason.DIVERGED)
+        if len(good):
+            guard.keep(xp, device, host, good)
+
+
+def _refuse(
+    xp: Any, shape: LearnerShape, device: Rows, host: Rows, index: NDArray[np.int64], report: StepReport
+) -> None:
+    """An update of the learners in `index` was not finite: nothing changes, unless that happens again and again."""
+    report.result[index] = UpdateResult.NON_FINITE
+    host["non_finite"][index] += 1
+    if shape.guard:
+        lost = guard.failed(host, index)
+        if len(lost):
+            report.reset[lost] = guard.lead_back(xp, shape.layout, device, host, lost, ResetReason.NON_FINITE)
 
 
 def _measure_lags(

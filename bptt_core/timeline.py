@@ -10,6 +10,7 @@ whatever time lies before it. Integers only.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from typing import Final
 
 import numpy as np
@@ -76,6 +77,7 @@ class Steps:
     event: NDArray[np.bool_]  # [S] False: a missing step
     clear: NDArray[np.bool_]  # [S] True: the stream does not go on from the step before
     jump: NDArray[np.int64]  # [S] periods the stream jumped over before this step; > 0 only where it is cleared
+    clock: NDArray[np.int64]  # [S, 3] 1 if the step has a time, its time and the period in nanoseconds (0: not known)
 
     def __len__(self) -> int:
         return len(self.event)
@@ -83,7 +85,10 @@ class Steps:
     def part(self, start: int, stop: int) -> Steps:
         """The steps `start`..`stop`, as views."""
         here = slice(start, stop)
-        return Steps(self.values[here], self.labels[here], self.event[here], self.clear[here], self.jump[here])
+        return Steps(*(getattr(self, name)[here] for name in COLUMNS))
+
+
+COLUMNS: Final = tuple(f.name for f in dataclass_fields(Steps))
 
 
 def steps_of(
@@ -99,11 +104,13 @@ def steps_of(
     known = np.full((n, labels), np.nan) if events.labels is None else events.labels
     start = np.zeros(n, bool) if events.episode_start is None else events.episode_start
     if events.timestamps_ns is None:
-        everything = Steps(events.values, known, np.ones(n, bool), start, np.zeros(n, np.int64))
+        jump, clock = np.zeros(n, np.int64), np.zeros((n, 3), np.int64)
+        everything = Steps(events.values, known, np.ones(n, bool), start, jump, clock)
         return (timeline if timeline.timed == 0 else replace(timeline, timed=0)), everything
-    missing = np.zeros(n, np.int64)
+    missing, periods = np.zeros(n, np.int64), np.zeros(n, np.int64)
     for k, (now, fresh) in enumerate(zip(events.timestamps_ns.tolist(), start.tolist(), strict=True)):
         missing[k], timeline = _periods_missed(timeline, now, fresh)
+        periods[k] = timeline.period_ns
     filled = np.where((missing <= longest_gap) & ~start, missing, 0)
     position = np.arange(n) + np.cumsum(filled)
     total = n + int(filled.sum())
@@ -113,7 +120,20 @@ def steps_of(
     values[position], all_labels[position], event[position] = events.values, known, True
     jump[position] = missing - filled
     clear[position] = start | (missing > filled)
-    return timeline, Steps(values, all_labels, event, clear, jump)
+    clock = _clock(events.timestamps_ns, periods, position, total)
+    return timeline, Steps(values, all_labels, event, clear, jump, clock)
+
+
+def _clock(
+    times: NDArray[np.int64], periods: NDArray[np.int64], position: NDArray[np.int64], total: int
+) -> NDArray[np.int64]:
+    """The clock [total, 3] of the steps of events at `times` [n]: missing steps lie whole periods before the event they
+    lead up to."""
+    event = np.searchsorted(position, np.arange(total))
+    clock = np.ones((total, 3), np.int64)
+    clock[:, 1] = times[event] - (position[event] - np.arange(total)) * periods[event]
+    clock[:, 2] = periods[event]
+    return clock
 
 
 def _check_count(steps: int, most: int | None) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bptt_core.cells import CELLS, CellWeights
 from bptt_core.checks import FieldError, Words
-from bptt_core.config import MAX_HIDDEN, MAX_LAYERS
+from bptt_core.learner_config import MAX_HIDDEN, MAX_LAYERS
 from bptt_core.parameters import ParameterLayout
 
 Tensors = Mapping[str, NDArray[Any]]

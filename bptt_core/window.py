@@ -83,24 +83,35 @@ def active_rows(shape: LearnerShape, length: int) -> slice:
 
 
 def active_pairs(
-    xp: Any, shape: LearnerShape, targets: Array, length: int, age: NDArray[np.int64] | None = None
+    xp: Any,
+    shape: LearnerShape,
+    targets: Array,
+    length: int,
+    age: NDArray[np.int64] | None = None,
+    span: NDArray[np.int64] | None = None,
 ) -> Array:
-    """Which pairs of `active_rows` an update trains: known, and arrived in the last `loss_span` steps. [rows, B, N].
+    """Which pairs of `active_rows` an update trains: known, and arrived in the last `span` steps. [rows, B, N].
 
     `targets` is [B, W, N]. `age` [B, length, N], from `label_age`, says how many events ago each label arrived; without
-    it every pair arrived when it was due: row r's at horizon h with row r + h.
+    it every pair arrived when it was due: row r's at horizon h with row r + h. `span` [B] may differ between learners,
+    up to the shape's `loss_span`, which all have without it.
     """
     part = targets[:, active_rows(shape, length)].transpose(1, 0, 2)
-    recent = _recent_pairs(shape, length) if age is None else (age < shape.loss_span).transpose(1, 0, 2)
+    longest = np.array([shape.loss_span]) if span is None else span
+    if age is None:
+        steps = _steps_since_due(shape, length)
+        recent = (steps >= 0) & (steps < longest[:, None])
+    else:
+        recent = (age < longest[:, None, None]).transpose(1, 0, 2)
     return ~xp.isnan(part) & xp.asarray(recent)
 
 
 @functools.lru_cache(maxsize=1024)
-def _recent_pairs(shape: LearnerShape, length: int) -> NDArray[np.bool_]:
-    """Which pairs of `active_rows` are due in the last `loss_span` steps, [rows, 1, N]."""
+def _steps_since_due(shape: LearnerShape, length: int) -> NDArray[np.int64]:
+    """How many steps before the newest the pairs of `active_rows` were due, [rows, 1, N]; negative: in the future."""
     rows, horizons = active_rows(shape, length), shape.ahead + np.arange(shape.horizon)
-    age = (length - 1) - (np.arange(rows.start, rows.stop)[:, None] + horizons)
-    return np.repeat((age >= 0) & (age < shape.loss_span), shape.targets, axis=1)[:, None, :]
+    since = (length - 1) - (np.arange(rows.start, rows.stop)[:, None] + horizons)
+    return np.repeat(since, shape.targets, axis=1)[:, None, :]
 
 
 def label_age(shape: LearnerShape, host: Rows, part: Part, length: int) -> NDArray[np.int64] | None:

@@ -40,6 +40,7 @@ from server.teaching import Teaching
 
 _LOG: Final = logging.getLogger("server")
 _BEAT_S: Final = 0.5
+_SKILL_S: Final = 5.0
 _CLOSE_S: Final = 1.0
 DURABILITY: Final = (
     "an acknowledgement means today: the event is folded, in memory. Sessions are written to disk when the server is "
@@ -138,7 +139,7 @@ class Server:
             http = HttpServer(settings.host, settings.http_port, self._metrics.page, self._healthy, self._is_ready)
         except OSError as error:
             raise _CannotStart(f"cannot listen for HTTP on {settings.host}:{settings.http_port}: {error}") from error
-        beat = asyncio.ensure_future(self._heartbeat())
+        tasks = [asyncio.ensure_future(task) for task in (self._heartbeat(), self._tell_skill())]
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         await self._health.serving()
@@ -153,7 +154,8 @@ class Server:
         _LOG.info("ready: gRPC on %s:%d, HTTP on %s:%d", settings.host, port, settings.host, http.port)
         await self._stop.wait()
         code = await self._drain(server)
-        beat.cancel()
+        for task in tasks:
+            task.cancel()
         await asyncio.to_thread(http.stop)
         _LOG.info("stopped with exit code %d", code)
         return code
@@ -237,6 +239,11 @@ class Server:
         while True:
             self._beat_s = time.monotonic()
             await asyncio.sleep(_BEAT_S)
+
+    async def _tell_skill(self) -> None:
+        while True:
+            self._metrics.skill.tell(await ask(self._engine.skills()))
+            await asyncio.sleep(_SKILL_S)
 
     def _healthy(self) -> tuple[bool, str]:
         """Called from the HTTP threads."""

@@ -7,6 +7,7 @@ nothing about messages. Changes of a session run to their end even if the caller
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -19,11 +20,12 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core import FieldError, Outcomes, SessionConfig, SessionStatus, Words, check_learning_rate, session_bytes
+from bptt_core import FieldError, Outcomes, SessionConfig, SessionStatus, session_bytes
 from server import sessions
+from server.changes import Changes, check_changes, no_changes
 from server.digests import Ring
 from server.engine import Engine
-from server.errors import Refusal, draining, invalid, invalid_field
+from server.errors import Refusal, draining, invalid
 from server.intake import Intake, not_found
 from server.sessions import Record, Terms, WarmStarted, label_memory
 from server.sizes import batch_events
@@ -33,18 +35,6 @@ _T = TypeVar("_T")
 _LOG: Final = logging.getLogger("server")
 _WRITERS: Final = 8
 _PROGRESS_S: Final = 5.0
-_CHANGEABLE: Final = ("learning", "learning_rate", "tags", "limits")
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """New values of a session's changeable fields; None: the default. Only those named by `mask` count."""
-
-    mask: tuple[str, ...]
-    learning: bool | None
-    learning_rate: float | None
-    tags: Mapping[str, str]
-    credit_events: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +64,7 @@ class Book:
         self._state_bytes = 0
         self._records: dict[str, Record] = {}
         self._ids: list[str] = []
+        self._promised: set[str] = set()  # ids of sessions that are being made and have no record yet
         self._running: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -96,7 +87,7 @@ class Book:
         if record is not None:
             sessions.check_same(record, terms)
             return View(record, await ask(self._engine.status(record.uid, scores=True))), False
-        self._not_draining()
+        self.check_free(session_id)
         return await self._create(session_id, terms), True
 
     async def create_with(self, session_id: str, terms: Terms, parameters: NDArray[np.float32]) -> View:
@@ -125,11 +116,16 @@ class Book:
         await self._unbroken(self._make(record, restored))
         return View(record, await ask(reported))
 
-    def check_free(self, session_id: str) -> None:
-        """Raises Refusal unless a session of that id may be made."""
-        sessions.check_id(session_id)
+    async def fork(self, session_id: str, uid: str, fork_id: str, changes: Changes) -> View:
+        """A new session that is as another one after the events queued so far, but for `changes`."""
+        record = self.get(session_id, uid)
+        return await self._unbroken(self._fork(record, fork_id, changes))
+
+    def check_free(self, session_id: str, name: str = "session_id") -> None:
+        """Raises Refusal unless a session of that id may be made. `name`: the field it came in."""
+        sessions.check_id(session_id, name)
         self._not_draining()
-        if session_id in self._records:
+        if session_id in self._records or session_id in self._promised:
             raise Refusal("SESSION_EXISTS", f"session {session_id!r} exists", session_id=session_id)
 
     async def export(self, record: Record) -> Stored:
@@ -165,18 +161,8 @@ class Book:
         record = self.get(session_id, uid)
         self._not_draining()
         if not changes.mask:
-            raise invalid_field("update_mask", Words("empty"), "at least one of " + ", ".join(_CHANGEABLE))
-        for name in changes.mask:
-            if name not in _CHANGEABLE:
-                raise invalid_field("update_mask", name, ", ".join(_CHANGEABLE))
-        sessions.check_tags(changes.tags, "changes.tags")
-        sessions.check_credit(changes.credit_events, "changes.limits.credit_events")
-        if changes.learning_rate is not None:
-            try:
-                decay = record.created.config.learner.weight_decay or 0.0
-                check_learning_rate(changes.learning_rate, decay, "changes.learning_rate")
-            except FieldError as error:
-                raise invalid(error) from None
+            raise no_changes("update_mask")
+        check_changes(changes, "update_mask", record.created.config)
         return await self._unbroken(self._change(record, changes))
 
     async def delete(self, session_id: str, uid: str) -> None:
@@ -232,7 +218,19 @@ class Book:
         return written, len(records)
 
     async def _stored(self, record: Record) -> Stored:
-        """The session after the events admitted so far; those of them that will not be folded are not in it."""
+        """The session after the events admitted so far."""
+        stored, checkpoint, _ = await self._when_folded(record, self._engine.checkpoint(record.uid))
+        return replace(stored, checkpoint=checkpoint)
+
+    async def _when_folded(
+        self, record: Record, answer: Future[tuple[_T, SessionStatus]]
+    ) -> tuple[Stored, _T, SessionStatus]:
+        """What the engine, asked just now, answers after the events admitted so far, and the session of then without
+        its checkpoint; those of the events that will not be folded are not in it."""
+        admitted, digests = record.admitted, record.ring.recent()
+        labels = np.zeros((0, 0)) if record.labels is None else record.labels.recent()
+        result, status = await ask(answer)
+        missing = admitted - status.last_sequence
         stored = Stored(
             uid=record.uid,
             session_id=record.session_id,
@@ -240,21 +238,12 @@ class Book:
             create_time_ns=record.create_time_ns,
             tags=dict(record.tags),
             credit_events=record.credit_events,
-            digests=record.ring.recent(),
-            labels=np.zeros((0, 0)) if record.labels is None else record.labels.recent(),
-            warm_started=False,
+            digests=digests[: max(0, len(digests) - missing)],
+            labels=labels[: max(0, len(labels) - missing)],
+            warm_started=record.warm_started is WarmStarted.YES,
             checkpoint=b"",
         )
-        admitted = record.admitted
-        checkpoint, status = await ask(self._engine.checkpoint(record.uid))
-        missing = admitted - status.last_sequence
-        return replace(
-            stored,
-            digests=stored.digests[: max(0, len(stored.digests) - missing)],
-            labels=stored.labels[: max(0, len(stored.labels) - missing)],
-            warm_started=record.warm_started is WarmStarted.YES,
-            checkpoint=checkpoint,
-        )
+        return stored, result, status
 
     def _checked(self, terms: Terms) -> Terms:
         sessions.check_tags(terms.tags)
@@ -267,7 +256,7 @@ class Book:
         return replace(terms, config=config, credit_events=terms.credit_events or self._credit)
 
     def _check_room(self, config: SessionConfig) -> None:
-        if len(self._records) >= self._max_sessions:
+        if len(self._records) + len(self._promised) >= self._max_sessions:
             most = self._max_sessions
             raise Refusal("SESSION_LIMIT", f"there are {most} sessions, the most allowed", limit=most)
         size, free = session_bytes(config), self.free_bytes()
@@ -320,6 +309,41 @@ class Book:
         made = self._engine.create(record.uid, terms.config, terms.learning, parameters)
         return View(record, await self._unbroken(self._make(record, made)))
 
+    async def _fork(self, record: Record, fork_id: str, changes: Changes) -> View:
+        config, uid = record.created.config, uuid.uuid4().hex
+        self.check_free(fork_id, "fork_id")
+        check_changes(changes, "fork_mask", config)
+        with self._promise(fork_id, config):
+            answer = self._engine.fork(record.uid, uid, changes.new_learning(), changes.new_rate(config))
+            stored, latest, status = await self._when_folded(record, answer)
+        tags = changes.new_tags(stored.tags)
+        credit = changes.new_credit(stored.credit_events, self._credit)
+        made = replace(
+            stored,
+            uid=uid,
+            session_id=fork_id,
+            created=replace(record.created, tags=tags, learning=status.learning, credit_events=credit),
+            create_time_ns=time.time_ns(),
+            tags=tags,
+            credit_events=credit,
+        )
+        fork = _restored(made, record.max_batch_events, latest, status)
+        self._insert(fork)
+        return View(fork, status)
+
+    @contextlib.contextmanager
+    def _promise(self, session_id: str, config: SessionConfig) -> Iterator[None]:
+        """Keeps the id and the room of a session that will have its record only when it is made."""
+        self._check_room(config)
+        size = session_bytes(config)
+        self._promised.add(session_id)
+        self._state_bytes += size
+        try:
+            yield
+        finally:
+            self._promised.remove(session_id)
+            self._state_bytes -= size
+
     async def _make(self, record: Record, made: Future[_T]) -> _T:
         try:
             return await ask(made)
@@ -329,17 +353,10 @@ class Book:
             raise
 
     async def _change(self, record: Record, changes: Changes) -> View:
-        learning: bool | None = None
-        rate: float | None = None
-        if "learning" in changes.mask:
-            learning = True if changes.learning is None else changes.learning
-        if "learning_rate" in changes.mask:
-            rate = changes.learning_rate or record.created.config.learner.learning_rate
-        status = await ask(self._engine.configure(record.uid, learning, rate))
-        if "tags" in changes.mask:
-            record.tags = dict(changes.tags)
-        if "limits" in changes.mask:
-            record.credit_events = changes.credit_events or self._credit
+        rate = changes.new_rate(record.created.config)
+        status = await ask(self._engine.configure(record.uid, changes.new_learning(), rate))
+        record.tags = changes.new_tags(record.tags)
+        record.credit_events = changes.new_credit(record.credit_events, self._credit)
         return View(record, status)
 
     async def _forget(self, record: Record) -> None:

@@ -171,6 +171,25 @@ class Engine:
 
         return self._call_in_lane(uid, change)
 
+    def fork(
+        self, uid: str, fork_uid: str, learning: bool | None, learning_rate: float | None
+    ) -> Future[tuple[Outcomes | None, SessionStatus]]:
+        """Makes a session that is as another one after the events queued before, but for what is not None here. Its
+        last outcome, counters and scores."""
+
+        def make() -> tuple[Outcomes | None, SessionStatus]:
+            with _memory_for_a_session():
+                slot = self._fold.fork(self._working(uid).slot)
+            self._fold.configure(slot, learning=learning, learning_rate=learning_rate)
+            self._lanes[fork_uid] = self._lane_of(fork_uid, slot)
+            return self._fold.latest(slot), self._fold.status(slot, scores=True)
+
+        return self._call_in_lane(uid, make)
+
+    def skills(self) -> Future[NDArray[np.float64]]:
+        """The skill of every session that has settled pairs, in no order."""
+        return self._call(self._fold.skills)
+
     def label(self, uid: str, labels: Labels) -> Future[Labelled]:
         """Folds labels of events that were queued before. None of them must be known, and there may be none."""
 
@@ -226,9 +245,9 @@ class Engine:
         return self._call(forget)
 
     def _lane_of(self, uid: str, slot: Slot) -> Lane:
-        status, window = self._fold.status(slot, scores=False), slot.config.learner.window
-        assert window is not None
-        part = share(window, status.parameters, session_bytes(slot.config))
+        status, learners = self._fold.status(slot, scores=False), slot.config.portfolio
+        window = max(learner.window or 0 for learner in learners)
+        part = share(window, len(learners), status.parameters, session_bytes(slot.config))
         return Lane(uid, slot.shape, slot, part, FIRST_PACE, carry_resets=status.carry_resets)
 
     def _working(self, uid: str) -> Lane:

@@ -24,6 +24,7 @@ from bptt_core import (
     MAX_STATE_VALUES,
     FieldError,
     Fold,
+    LearnerConfig,
     Outcomes,
     ParameterLayout,
     SessionConfig,
@@ -45,7 +46,7 @@ _T = TypeVar("_T")
 PIECE_BYTES: Final = 64 * 1024
 _HEADER_BYTES: Final = 2 * MAX_HEADER_BYTES  # of the session and of its checkpoint
 # A session's state, and what is remembered of its labels beside it.
-MAX_FILE_BYTES: Final = 10 * MAX_STATE_VALUES + _HEADER_BYTES
+MAX_FILE_BYTES: Final = 12 * MAX_STATE_VALUES + _HEADER_BYTES
 _MARK: Final = "bptt"  # in the metadata of our safetensors, with the version of the rest of it
 _MAX_CHARS: Final = 200
 _TAKEN_FROM_FILE: Final = ("cell", "layers", "hidden")
@@ -86,6 +87,9 @@ class Exports:
     async def send(self, session_id: str, uid: str, kind: Format, write: Callable[[bytes], Awaitable[None]]) -> None:
         """Writes a session's file piece by piece. Raises Refusal."""
         record = self._book.get(session_id, uid)
+        if kind is Format.SAFETENSORS and record.created.config.learner is None:
+            allowed = f"EXPORT_FORMAT_CHECKPOINT, as the session has {len(record.created.config.learners)} learners"
+            raise invalid_field("format", Words("EXPORT_FORMAT_SAFETENSORS"), allowed)
         with self._room() as hold:
             hold(session_bytes(record.created.config))
             data = await self._file(record, kind)
@@ -210,7 +214,8 @@ def _read_network(
 ) -> tuple[SessionConfig, NDArray[np.float32]]:
     """The configuration, its network's shape taken from the file where it is not stated, and the row of parameters.
     Raises Refusal."""
-    asked = {name: getattr(config.learner, name) for name in _TAKEN_FROM_FILE if f"config.learner.{name}" in stated}
+    learner = LearnerConfig() if config.learner is None else config.learner
+    asked = {name: getattr(learner, name) for name in _TAKEN_FROM_FILE if f"config.learner.{name}" in stated}
     try:
         tensors, cell = _tensors(data)
         network = from_torch(tensors, asked.get("cell", cell))
@@ -227,7 +232,7 @@ def _read_network(
         if value != found[name]:
             raise invalid_field(f"config.learner.{name}", value, f"{found[name]}, as the network in the file has")
     try:
-        config = replace(config, learner=replace(config.learner, **found)).validated()
+        config = replace(config, learner=replace(learner, **found)).validated()
     except FieldError as error:
         raise invalid(error, "config.") from None
     _check_ends(network, session_layout(config))
@@ -259,7 +264,7 @@ def _network_file(config: SessionConfig, parameters: NDArray[np.float32]) -> byt
     """A session's network as safetensors, equal networks as equal files. The metadata is for people; `cell` is also
     read back."""
     lists = {name: json.dumps(getattr(config, name)) for name in ("features", "targets", "labels")}
-    facts = {_MARK: "1", "cell": config.learner.cell, "horizon": str(config.horizon), **lists}
+    facts = {_MARK: "1", "cell": config.portfolio[0].cell, "horizon": str(config.horizon), **lists}
     data = save(to_torch(session_layout(config), parameters), facts)
     # It writes metadata in any order. Sorted, the header is as long as before.
     start = 8 + int.from_bytes(data[:8], "little")

@@ -7,17 +7,21 @@ a histogram's sum for ever). The grpc_server_* names are those of the usual gRPC
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeHistogramMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.utils import floatToGoString
 
-from bptt_core import Backend, Outcomes, UpdateResult
+from bptt_core import Backend, Outcomes, ResetReason, SensorState, UpdateResult
 from server.errors import CODES, TABLE
 
 _LATENCY_S: Final = (
@@ -31,6 +35,7 @@ _LAGS: Final = ("0", *(str(2**k) for k in range(10)))
 _RATIO: Final = tuple(10.0 ** (k / 2) for k in range(-16, 3))
 _SHARE: Final = (0.001, 0.003, 0.01, 0.03, 0.05, *(k / 10 for k in range(1, 10)), 0.95, 0.99, 1.0)
 _LOSS: Final = tuple(10.0 ** (k / 2) for k in range(-10, 9))
+_SKILL: Final = (-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _COUNTS: Final = tuple(float(2**k) for k in range(15))
 _KINDS: Final = {
     (False, False): "unary",
@@ -74,19 +79,43 @@ class Metrics:
         self.warm_starts = Counter(
             "bptt_warm_starts_total", "Sessions trained on a history before their first event.", registry=r
         )
-        updates = Counter("bptt_updates_total", "Updates due, by what became of them.", ["result"], registry=r)
-        self._updates = {result: updates.labels(label) for result, label in _RESULTS.items()}
+        updates = Counter(
+            "bptt_updates_total",
+            "Events at which an update was due, by what became of it: the best of the results of a session's learners.",
+            ["result"],
+            registry=r,
+        )
+        self._updates: dict[int, Counter] = {result: updates.labels(label) for result, label in _RESULTS.items()}
         self._clipped = Counter(
             "bptt_clipped_updates_total", "Applied updates whose gradient the clip changed.", registry=r
         )
         non_finite = Counter(
             "bptt_non_finite_total",
-            "Values that were not finite: an update's loss or norm (skipped), a carry (set to zero).",
+            "Values that were not finite: loss or norm of an event's updates (none applied), a carry (set to zero).",
             ["kind"],
             registry=r,
         )
         self._non_finite_update = non_finite.labels("update")
         self._non_finite_carry = non_finite.labels("carry")
+        self._resets = _by_name(
+            Counter(
+                "bptt_learner_resets_total",
+                "Learners that went back to their last good parameters or began anew, by why.",
+                ["reason"],
+                registry=r,
+            ),
+            ResetReason,
+        )
+        self._sensors = _by_name(
+            Counter(
+                "bptt_sensor_states_total", "Values of targets folded, by what their sensor did.", ["state"], registry=r
+            ),
+            SensorState,
+        )
+        self._anomalous = Counter("bptt_anomalous_events_total", "Events with an anomaly score above 1.", registry=r)
+        self._drifts = Counter(
+            "bptt_drifts_total", "Events at which a change of the usual error was detected.", registry=r
+        )
         norm = Histogram(
             "bptt_gradient_norm", "Global gradient norm of an update, before the clip.", buckets=_NORM, registry=r
         )
@@ -144,6 +173,7 @@ class Metrics:
         )
         self._queue = Gauge("bptt_queue_events", "Events admitted and not yet folded.", registry=r)
         self._sessions = Gauge("bptt_sessions", "Live sessions.", registry=r)
+        self.skill = Skill(r)
         self.streams = Gauge("bptt_streams", "Open streams.", registry=r)
         self.watchers = Gauge("bptt_watchers", "Open watches.", registry=r)
         self.watch_dropped = Counter(
@@ -182,11 +212,12 @@ class Metrics:
         self._batch_seconds.observe(seconds)
         self._non_finite_carry.inc(carry_resets)
         results = np.concatenate([outs.update_result for outs in outcomes])
-        counts = np.bincount(results, minlength=max(UpdateResult) + 1)
-        for result, counter in self._updates.items():
-            if counts[result]:
-                counter.inc(int(counts[result]))
-        self._non_finite_update.inc(int(counts[UpdateResult.NON_FINITE]))
+        _add(self._updates, results)
+        _add(self._resets, *(outs.learner_reset for outs in outcomes))
+        _add(self._sensors, *(outs.sensor_state for outs in outcomes))
+        self._anomalous.inc(sum(int((outs.anomaly_score > 1).sum()) for outs in outcomes))
+        self._drifts.inc(sum(int(outs.drift.sum()) for outs in outcomes))
+        self._non_finite_update.inc(int((results == UpdateResult.NON_FINITE).sum()))
         applied = results == UpdateResult.APPLIED
         if applied.any():
             self._update_seconds.observe(seconds / int(applied.sum()))
@@ -208,6 +239,29 @@ class Metrics:
     def page(self) -> bytes:
         """The registry as Prometheus text."""
         return generate_latest(self.registry)
+
+
+class Skill:
+    """The distribution of skill over sessions, as it was when last told."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tell(np.zeros(0))
+        registry.register(self)
+
+    def tell(self, skills: NDArray[np.float64]) -> None:
+        """The skill of every session that has any; NaN counts for none."""
+        known = np.clip(skills[~np.isnan(skills)], _SKILL[0], _SKILL[-1])
+        buckets = [(floatToGoString(bound), int((known <= bound).sum())) for bound in (*_SKILL, math.inf)]
+        self._told = buckets, float(known.sum())
+
+    def collect(self) -> Iterator[GaugeHistogramMetricFamily]:
+        """Called by the registry, on a thread of the HTTP server."""
+        buckets, total = self._told
+        text = (
+            "Skill of the sessions that have settled pairs: 1 less the running squared error over that of persistence; "
+            "-1 stands for all below."
+        )
+        yield GaugeHistogramMetricFamily("bptt_session_skill", text, buckets=buckets, gsum_value=total)
 
 
 class Calls:
@@ -264,6 +318,19 @@ class Method:
             self._handled[code] = self._other(code)
         self._handled[code].inc()
         self.seconds.observe(seconds)
+
+
+def _by_name(counter: Counter, kinds: type[IntEnum]) -> dict[int, Counter]:
+    """A counter's children, one for each kind."""
+    return {kind: counter.labels(kind.name.lower()) for kind in kinds}
+
+
+def _add(counters: dict[int, Counter], *tables: NDArray[np.int8]) -> None:
+    """Counts the numbers of kinds in the tables."""
+    found = np.bincount(np.concatenate([table.ravel() for table in tables]), minlength=max(counters) + 1)
+    for kind, counter in counters.items():
+        if found[kind]:
+            counter.inc(int(found[kind]))
 
 
 def _observe(histogram: Histogram, values: Iterable[float]) -> None:

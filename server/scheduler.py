@@ -14,7 +14,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-# In multiply-adds of about a nanosecond, each done some three times. Sessions near the defaults get their full share.
+# In multiply-adds of about a nanosecond, each done some three times. Sessions of one learner near the defaults get
+# their full share.
 _STEP_COST: Final = 2_000
 _FULL_SHARE_COST: Final = 250_000
 FIRST_PACE: Final = 8
@@ -163,13 +164,13 @@ def pace(rows: int, allowed: int, seconds: float) -> int:
     return 2 * allowed if seconds < _FAST_S and rows == allowed else allowed
 
 
-def share(window: int, parameters: int, state_bytes: int) -> float:
+def share(window: int, learners: int, parameters: int, state_bytes: int) -> float:
     """What part of the full number of rows a session may have in a micro-batch, 0..1, by what a row of it costs.
 
-    An update goes over the window, and so may a gap in time: per step there, a cost per parameter and one of its own.
-    Everything a session holds is moved about as well.
+    An update goes over the window, and so may a gap in time: per step there, a cost per parameter, of all learners, and
+    one of each learner. Everything a session holds is moved about as well.
     """
-    cost = (window + 1) * (parameters + _STEP_COST) + state_bytes // 4
+    cost = (window + 1) * (parameters + learners * _STEP_COST) + state_bytes // 4
     return min(1.0, _FULL_SHARE_COST / cost)
 
 

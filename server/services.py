@@ -41,7 +41,7 @@ REQUEST_BYTES: Final = {"bptt.v1.SessionService": SESSION_BYTES}
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
-    """Creates, finds, changes and removes sessions, and moves them in and out as files."""
+    """Creates, finds, changes, copies and removes sessions, and moves them in and out as files."""
 
     def __init__(self, book: Book, exports: Exports, backend: str, max_message_bytes: int) -> None:
         self._book, self._exports, self._backend = book, exports, backend
@@ -79,7 +79,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     async def UpdateSession(
         self, request: session_pb2.UpdateSessionRequest, context: Unary
     ) -> session_pb2.UpdateSessionResponse:
-        view = await self._book.update(request.session_id, request.session_uid, translate.changes(request))
+        changes = translate.changes(request.changes, request.update_mask.paths)
+        view = await self._book.update(request.session_id, request.session_uid, changes)
         return session_pb2.UpdateSessionResponse(session=translate.session(view, self._backend))
 
     async def DeleteSession(
@@ -87,6 +88,13 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.DeleteSessionResponse:
         await self._book.delete(request.session_id, request.session_uid)
         return session_pb2.DeleteSessionResponse()
+
+    async def ForkSession(
+        self, request: session_pb2.ForkSessionRequest, context: Unary
+    ) -> session_pb2.ForkSessionResponse:
+        changes = translate.changes(request.changes, request.fork_mask.paths)
+        view = await self._book.fork(request.session_id, request.session_uid, request.fork_id, changes)
+        return session_pb2.ForkSessionResponse(session=translate.session(view, self._backend))
 
     async def ExportSession(self, request: session_pb2.ExportSessionRequest, context: ExportContext) -> None:
         async def write(piece: bytes) -> None:

@@ -39,10 +39,12 @@ class Terms:
     stated: frozenset[str] = frozenset()
 
     def flat(self) -> dict[str, Any]:
-        """Every field by its path, for comparison."""
+        """Every field by its path, for comparison; those of a single learner only where there is one."""
         values = {f"config.{f.name}": getattr(self.config, f.name) for f in fields(self.config)}
-        learner = values.pop("config.learner")
-        values |= {f"config.learner.{f.name}": getattr(learner, f.name) for f in fields(learner)}
+        learner = self.config.learner
+        if learner is not None:
+            values |= {f"config.learner.{f.name}": getattr(learner, f.name) for f in fields(learner)}
+        values["config.learner"] = Words("absent" if learner is None else "present")
         return values | {
             "tags": dict(self.tags),
             "learning": self.learning,
@@ -95,7 +97,7 @@ class Record:
 
     @property
     def window(self) -> int:
-        """k2 of the session's network."""
+        """k2 of the session's first learner."""
         return window_of(self.created.config)
 
     def batch_limit(self, credit_events: int) -> int:
@@ -228,10 +230,10 @@ def check_uid(record: Record, uid: str) -> None:
         )
 
 
-def check_id(session_id: str) -> None:
-    """Raises Refusal unless `session_id` may name a session."""
+def check_id(session_id: str, name: str = "session_id") -> None:
+    """Raises Refusal unless `session_id` may name a session. `name`: the field it came in."""
     if not _ID.fullmatch(session_id):
-        raise invalid_field("session_id", session_id, _ID.pattern)
+        raise invalid_field(name, session_id, _ID.pattern)
 
 
 def check_tags(tags: Mapping[str, str], name: str = "tags") -> None:
@@ -254,9 +256,9 @@ def check_credit(credit_events: int | None, name: str = "limits.credit_events") 
 def check_same(record: Record, asked: Terms) -> None:
     """Raises Refusal naming the differences unless every stated field equals the one the session was created with."""
     there, here = asked.flat(), record.created.flat()
-    differences = {path: (there[path], here[path]) for path in sorted(asked.stated) if there[path] != here[path]}
+    differences = [path for path in sorted(asked.stated & here.keys()) if there[path] != here[path]]
     if differences:
-        listed = "; ".join(f"{path}: asked {a!a}, is {b!a}" for path, (a, b) in differences.items())
+        listed = "; ".join(_difference(path, there[path], here[path]) for path in differences)
         raise Refusal(
             "SESSION_EXISTS",
             f"session {record.session_id!r} exists with other terms: {listed[:1000]}",
@@ -266,10 +268,23 @@ def check_same(record: Record, asked: Terms) -> None:
         )
 
 
+def _difference(path: str, asked: Any, made: Any) -> str:
+    """What differs, in words; of several learners the first field that does."""
+    if path == "config.learners":
+        if len(asked) != len(made):
+            return f"{path}: asked {len(asked)} learners, is {len(made)}"
+        position = next(k for k, (a, b) in enumerate(zip(asked, made, strict=True)) if a != b)
+        asked, made = asked[position], made[position]
+        name = next(f.name for f in fields(asked) if getattr(asked, f.name) != getattr(made, f.name))
+        path, asked, made = f"{path}[{position}].{name}", getattr(asked, name), getattr(made, name)
+    return f"{path}: asked {asked!a}, is {made!a}"
+
+
 def window_of(config: SessionConfig) -> int:
-    """k2 of a validated configuration."""
-    assert config.learner.window is not None
-    return config.learner.window
+    """k2 of a validated configuration's first learner, whose gradient by lag is told."""
+    window = config.portfolio[0].window
+    assert window is not None
+    return window
 
 
 def label_memory(config: SessionConfig, last: int = 0, recent: NDArray[np.float64] | None = None) -> Ring | None:

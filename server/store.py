@@ -28,7 +28,9 @@ from bptt_core import SessionConfig
 from server.sessions import Terms
 
 _T = TypeVar("_T")
-MAGIC: Final = b"BPTTSES2"
+_KIND: Final = b"BPTTSES"
+_VERSION: Final = b"3"
+MAGIC: Final = _KIND + _VERSION
 # A configuration and tags come in a request of 128 KiB, and JSON writes a character of two bytes as six.
 MAX_HEADER_BYTES: Final = 2**20
 _UID: Final = re.compile(r"[0-9a-f]{32}")
@@ -154,7 +156,10 @@ def unpack(data: bytes) -> Stored:
     """The inverse of `pack`. Raises ValueError if the bytes are not what was written."""
     body, checksum = data[:-_SUM_BYTES], data[-_SUM_BYTES:]
     if body[: len(MAGIC)] != MAGIC:
-        raise ValueError("it is not a session file of this version")
+        kind, version = body[: len(_KIND)], body[len(_KIND) : len(MAGIC)]
+        if kind == _KIND and version.isdigit():
+            raise ValueError(f"it has version {version.decode()}; this server reads version {_VERSION.decode()}")
+        raise ValueError("it is not a session file")
     if blake2b(body, digest_size=_SUM_BYTES).digest() != checksum:
         raise ValueError("its checksum is wrong, it is damaged or cut short")
     at = len(MAGIC) + 8

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bptt.v1 import error_pb2, forecast_pb2, session_pb2
-from bptt_core import Outcomes, Scores, SymbolScores, WarmStart, Words, lags
+from bptt_core import ExpertStatus, Outcomes, Scores, SymbolScores, UpdateCounts, WarmStart, Words, lags
 from server import messages, translate_config
-from server.book import Changes, View
+from server.book import View
+from server.changes import Changes
 from server.errors import Refusal, invalid_field
 from server.exports import Format, Wanted
 from server.histories import PASSES, History
@@ -68,11 +71,10 @@ def import_request(message: session_pb2.ImportSessionRequest) -> Wanted | bytes:
             raise invalid_field("request", Words("absent"), "terms or data")
 
 
-def changes(request: session_pb2.UpdateSessionRequest) -> Changes:
-    """The masked changes of an update."""
-    values = request.changes
+def changes(values: session_pb2.SessionChanges, paths: Iterable[str]) -> Changes:
+    """The changes named by the paths of a mask."""
     return Changes(
-        tuple(request.update_mask.paths),
+        tuple(paths),
         values.learning if values.HasField("learning") else None,
         values.learning_rate if values.HasField("learning_rate") else None,
         dict(values.tags),
@@ -93,16 +95,13 @@ def session(view: View, backend: str) -> session_pb2.Session:
         last_sequence=status.last_sequence,
         last_timestamp_ns=status.last_timestamp_ns if status.last_sequence else None,
         period_ns=status.period_ns,
-        updates=session_pb2.UpdateCounts(
-            applied=status.applied,
-            clipped=status.clipped,
-            no_target=status.no_target,
-            non_finite=status.non_finite,
-            learning_off=status.learning_off,
-        ),
+        updates=_counts(status.updates),
         scores=None if status.scores is None else _scores(status.scores),
         backend=backend,
         parameters=status.parameters,
+        experts=[_expert(expert) for expert in status.experts],
+        seasons=status.seasons,
+        drifts=status.drifts,
     )
     message.create_time.FromNanoseconds(record.create_time_ns)
     return message
@@ -212,6 +211,12 @@ def outcomes(outs: Outcomes, window: int, horizon: int | None = None) -> forecas
         saturation=_flat(outs.saturation),
         update_ratio=_flat(outs.update_ratio),
         gradient_by_lag=_gradient_by_lag(outs, window),
+        target_anomaly_score=_flat(outs.target_anomaly_score),
+        anomaly_likelihood=_flat(outs.anomaly_likelihood),
+        sensor_states=_flat(outs.sensor_state),
+        drift=_flat(outs.drift),
+        warming_up=_flat(outs.warming_up),
+        learner_resets=_learner_resets(outs),
     )
 
 
@@ -295,6 +300,28 @@ def _gradient_by_lag(outs: Outcomes, window: int) -> list[forecast_pb2.GradientB
         )
         for row in measured
     ]
+
+
+def _learner_resets(outs: Outcomes) -> list[forecast_pb2.LearnerReset]:
+    """One message for each learner at each event that lost what it had learned."""
+    rows, learners = np.nonzero(outs.learner_reset)
+    reasons = _flat(outs.learner_reset[rows, learners])
+    return [
+        forecast_pb2.LearnerReset(sequence=outs.first_sequence + row, learner=learner, reason=reason)
+        for row, learner, reason in zip(rows.tolist(), learners.tolist(), reasons, strict=True)
+    ]
+
+
+def _expert(expert: ExpertStatus) -> session_pb2.Expert:
+    message = session_pb2.Expert(name=expert.name, weight=expert.weight, relative_error=expert.relative_error)
+    if expert.updates is not None:
+        message.updates.CopyFrom(_counts(expert.updates))
+        message.rate_factor = expert.rate_factor
+    return message
+
+
+def _counts(counts: UpdateCounts) -> session_pb2.UpdateCounts:
+    return session_pb2.UpdateCounts(**asdict(counts))
 
 
 def _scores(scores: Scores | SymbolScores) -> session_pb2.Scores:

@@ -28,21 +28,32 @@ def enum_name(field: str, kind: EnumDescriptor, number: int, absent: str = "") -
 def plain(message: config_pb2.SessionConfig) -> tuple[SessionConfig, set[str]]:
     """A configuration, not validated, and the paths of the fields that were set. Raises Refusal."""
     session = _set_fields(message, "config.")
-    learner = _set_fields(message.learner, "config.learner.")
-    session.pop("learner", None)
-    stated = {f"config.{name}" for name in session} | {f"config.learner.{name}" for name in learner}
+    stated = {f"config.{name}" for name in session}
+    if "learner" in session:
+        learner = _set_fields(message.learner, "config.learner.")
+        stated |= {f"config.learner.{name}" for name in learner}
+        session["learner"] = LearnerConfig(**learner)
+    if "learners" in session:
+        several = enumerate(message.learners)
+        session["learners"] = tuple(LearnerConfig(**_set_fields(one, f"config.learners[{k}].")) for k, one in several)
     if "categories" in session:
         session["categories"] = tuple(Categorical(c.channel, tuple(c.symbols)) for c in session["categories"])
-    return SessionConfig(**{"features": (), **session, "learner": LearnerConfig(**learner)}), stated
+    return SessionConfig(**{"features": (), **session}), stated
 
 
-def wire(config: SessionConfig, learning_rate: float) -> config_pb2.SessionConfig:
-    """A configuration as clients see it, with the learning rate that is in force."""
-    learner = _fields(config.learner, config_pb2.LearnerConfig())
+def wire(config: SessionConfig, learning_rate: float | None) -> config_pb2.SessionConfig:
+    """A configuration as clients see it, with the learning rate of a single learner that is in force."""
     session = _fields(config, config_pb2.SessionConfig())
-    session["learner"] = config_pb2.LearnerConfig(**{**learner, "learning_rate": learning_rate})
+    if config.learner is not None:
+        session["learner"] = _learner(config.learner)
+        session["learner"].learning_rate = learning_rate
+    session["learners"] = [_learner(one) for one in config.learners]
     session["categories"] = [config_pb2.Categorical(channel=c.channel, symbols=c.symbols) for c in config.categories]
     return config_pb2.SessionConfig(**session)
+
+
+def _learner(config: LearnerConfig) -> config_pb2.LearnerConfig:
+    return config_pb2.LearnerConfig(**_fields(config, config_pb2.LearnerConfig()))
 
 
 def _set_fields(message: Message, path: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class FakeService(session_pb2_grpc.SessionServiceServicer, forecast_pb2_grpc.For
         self.credit_events, self.max_batch_events = 64, 16
         self.opens, self.ends, self.batches = 0, 0, list[tuple[int, int]]()
         self.unary_script: deque[Refused] = deque()
-        self.asked: list[Any] = []  # requests for labels and warm starts
+        self.asked: list[Any] = []  # requests for forks, labels and warm starts
         self.may_answer = threading.Event()  # unary batches are taken at once and answered once this is set
         self.may_answer.set()
 
@@ -86,6 +86,17 @@ class FakeService(session_pb2_grpc.SessionServiceServicer, forecast_pb2_grpc.For
         names = sorted(n for n in self.sessions if n > request.page_token)
         page = [self._view(name) for name in names[:2]]
         return session_pb2.ListSessionsResponse(sessions=page, next_page_token=names[1] if len(names) > 2 else "")
+
+    def ForkSession(self, request, context):
+        self.asked.append(request)
+        if self.unary_script:
+            refuse(context, self.unary_script.popleft())
+        original = self.sessions[request.session_id]
+        copy = session_pb2.Session()
+        copy.CopyFrom(original.session)
+        copy.session_id, copy.uid = request.fork_id, f"uid-{len(self.sessions)}"
+        self.sessions[request.fork_id] = Kept(copy, list(original.events))
+        return session_pb2.ForkSessionResponse(session=self._view(request.fork_id))
 
     def _view(self, session_id: str) -> session_pb2.Session:
         kept = self.sessions[session_id]
@@ -258,6 +269,11 @@ def outcomes(config: Any, first: int, count: int) -> forecast_pb2.Outcomes:
         clip_scale=[1.0] * count,
         saturation=[0.125] * count,
         update_ratio=[0.5] * count,
+        target_anomaly_score=[0.5] * (count * targets),
+        anomaly_likelihood=[0.25] * count,
+        sensor_states=[1] * (count * targets),
+        drift=[False] * count,
+        warming_up=[False] * count,
     )
 
 

@@ -28,6 +28,7 @@ PUBLIC = [
     "ClientClosed",
     "CreditExceeded",
     "DeadlineExceeded",
+    "Expert",
     "Forecast",
     "InvalidRequest",
     "LabelConflict",
@@ -35,6 +36,7 @@ PUBLIC = [
     "LabelResult",
     "LabelTooOld",
     "LabelUnknownSequence",
+    "LearnerReset",
     "LimitReached",
     "MessageTooLarge",
     "NoEvents",
@@ -207,8 +209,11 @@ def test_rows_and_timestamps_that_differ_in_number_are_counted(given, timestamps
 
 def test_a_configuration_survives_the_way_there_and_back():
     given = {"features": ["a", "b"], "targets": ["b"], "horizon": 3, "seasons": [24], "coverage": 0.8}
-    given["learner"] = {"cell": "gru", "hidden": 16, "anchor": "none", "learning_rate": 0.01}
+    given["learner"] = {"cell": "gru", "hidden": 16, "anchor": "none", "learning_rate": 0.01, "guard": False}
     assert config.as_mapping(config.session_config({**given, "period_ns": None})) == given
+    several = {"features": ["a"], "learners": [{"hidden": 16}, {}, {"cell": "gru", "anchor": "season"}]}
+    several["seasonality"] = "found"
+    assert config.as_mapping(config.session_config(several)) == several
 
 
 @pytest.mark.parametrize(
@@ -224,6 +229,12 @@ def test_a_configuration_survives_the_way_there_and_back():
         ({"horizon": -1}, ValueError, "horizon is -1"),
         ({"coverage": "0.9"}, TypeError, "coverage is '0.9'; allowed: a number"),
         ({"features": [1]}, TypeError, "features is 1; allowed: text"),
+        ({"features": {"a": 1}}, TypeError, "features is {'a': 1}; allowed: a list"),
+        ({"learner": {"guard": 1}}, TypeError, "learner.guard is 1; allowed: True, False"),
+        ({"learners": {"hidden": 4}}, TypeError, "learners is {'hidden': 4}; allowed: a list"),
+        ({"learners": [4]}, TypeError, r"learners\[0\] is 4; allowed: a mapping"),
+        ({"learners": [{}, {"cell": "rnn"}]}, ValueError, r"learners\[1\].cell is 'rnn'; allowed: tanh, gru"),
+        ({"seasonality": "on"}, ValueError, "seasonality is 'on'; allowed: found, given, off"),
     ],
 )
 def test_a_bad_configuration_is_refused_by_name(given, kind, words):
@@ -241,6 +252,9 @@ def test_a_bad_configuration_is_refused_by_name(given, kind, words):
         ("learner.hidden=64", {"learner": {"hidden": 64}}),
         ("cell=gru", {"learner": {"cell": "gru"}}),
         ("learning_rate=1e-3", {"learner": {"learning_rate": 1e-3}}),
+        ("seasonality=off", {"seasonality": "off"}),
+        ("guard=off", {"learner": {"guard": False}}),
+        ('learners=[{"hidden": 16}, {"cell": "gru"}]', {"learners": [{"hidden": 16}, {"cell": "gru"}]}),
     ],
 )
 def test_a_setting_finds_its_field(text, expected):
@@ -248,11 +262,24 @@ def test_a_setting_finds_its_field(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["horizon", "=1", "nothing=1", "learner.horizon=1", "learner=1", "hidden=many", "x.hidden=1"]
+    "text",
+    [
+        "horizon",
+        "=1",
+        "nothing=1",
+        "learner.horizon=1",
+        "learner=1",
+        "hidden=many",
+        "x.hidden=1",
+        "guard=no",
+        "learners=16",
+        "learners=[",
+        "learners.hidden=1",
+    ],
 )
 def test_a_bad_setting_names_what_is_allowed(text):
-    with pytest.raises(ValueError, match="allowed"):
-        config.setting(text)
+    with pytest.raises((TypeError, ValueError), match="allowed"):
+        config.session_config(config.setting(text))
 
 
 def test_later_settings_win_field_by_field():

@@ -56,14 +56,13 @@ def test_replay_scores_a_file_with_gaps_as_the_server_does(server, new_id, tmp_p
             lines.append(f"{moment},{10 * np.sin(i * np.pi / 12) + random.normal():.4f}")
     path = tmp_path / "gaps.csv"
     path.write_text("\n".join(lines) + "\n")
-    assert main(
-        ["replay", str(path), "--server", server.target, "--session", name, "--time", "time", "--set", "seasons=24",
-         "--set", "hidden=4", "--set", "window=8", "--report", str(report), *period]
-    ) == 0  # fmt: skip
+    flags = ["--time", "time", "--set", "seasons=24", "--set", "hidden=4", "--set", "window=8", *period]
+    flags += ["--server", server.target, "--report", str(report)]
+    assert main(["replay", str(path), *flags, "--session", name]) == 0
     with Client(server.target) as client:
         scores = client.get_session(name).scores
         client.delete_session(name)
     got = json.loads(report.read_text())
     assert got["scored"] == scores.count[0][0]
-    for kind in ("mse", "persistence_mse", "seasonal_mse"):
+    for kind in ("mse", "persistence_mse", "seasonal_mse", "coverage", "width", "interval_score"):
         assert got["overall"][kind] == pytest.approx(getattr(scores, kind)[0][0]), kind

@@ -20,7 +20,9 @@ import pytest
 from bptt_client import Client
 from bptt_client.cli import demo, local_server, main, plant
 
-MEANS = ["mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse", "coverage", "width"]
+MEANS = [
+    "mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse", "coverage", "width", "interval_score", "skill",
+]  # fmt: skip
 SMALL = ["--set", "hidden=4", "--set", "window=8"]
 
 
@@ -60,7 +62,7 @@ def test_replay_reports_exactly_what_it_promises(server, csv, tmp_path, capfd, s
     got = json.loads(report.read_text())
     assert list(got) == [
         "rows", "scored", "horizon", "targets", "overall", "per_target", "per_horizon", "updates", "events_per_second",
-        "latency_ms",
+        "latency_ms", "anomalies", "drifts", "seasonality", "seasons", "experts",
     ]  # fmt: skip
     assert (got["rows"], got["horizon"], got["targets"]) == (300, 2, ["wave"])
     assert 190 <= got["scored"] <= 199
@@ -69,7 +71,9 @@ def test_replay_reports_exactly_what_it_promises(server, csv, tmp_path, capfd, s
     assert got["overall"] == got["per_target"]["wave"]
     assert 0 < got["per_horizon"]["1"]["persistence_mse"] < got["per_horizon"]["2"]["persistence_mse"]
     assert got["overall"]["seasonal_mse"] > 0
-    assert list(got["updates"]) == ["count", "skipped", "clipped", "saturation", "update_ratio", "gradient_by_lag"]
+    assert list(got["updates"]) == [
+        "count", "skipped", "clipped", "saturation", "update_ratio", "gradient_by_lag", "resets",
+    ]  # fmt: skip
     assert got["updates"]["count"] + got["updates"]["skipped"] == 300
     assert got["events_per_second"] > 0
     assert 0 < got["latency_ms"]["p50"] <= got["latency_ms"]["p99"]
@@ -77,7 +81,7 @@ def test_replay_reports_exactly_what_it_promises(server, csv, tmp_path, capfd, s
     assert "column 'name' holds no number and is left out" in err
     assert "300 of 300 rows" in err
     assert "model" in out
-    assert "last season" in out
+    assert "`last season` the value 24 steps before" in " ".join(out.split())
     assert sessions() == []
 
 
@@ -259,7 +263,7 @@ def test_a_server_that_does_not_start_is_quoted(csv, monkeypatch, capfd):
 
 
 def test_every_command_has_help():
-    for command in ([], ["replay"], ["sessions"], ["watch"], ["demo"]):
+    for command in ([], ["replay"], ["fork"], ["sessions"], ["watch"], ["demo"]):
         with pytest.raises(SystemExit) as caught:
             main([*command, "--help"])
         assert caught.value.code == 0

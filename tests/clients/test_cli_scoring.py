@@ -11,6 +11,8 @@ from bptt_client.cli.running import known_labels
 from bptt_client.cli.scoring import NumberScorer, Span, standard_deviations
 from bptt_client.cli.symbol_scoring import SymbolScorer
 
+COVERAGE = 0.8
+
 
 def by_hand(truth, mean, lower, upper, horizon, season, scale, span, steps):
     """The definition, pair by pair."""
@@ -38,8 +40,9 @@ def by_hand(truth, mean, lower, upper, horizon, season, scale, span, steps):
                     naive_season = math.nan
                 low, high = lower[t, h - 1, o], upper[t, h - 1, o]
                 s = scale[o]
+                cost = 2 / (1 - COVERAGE) * (max(low - value, 0) + max(value - high, 0))
                 pairs.append((h, o, (forecast - value) / s, (naive - value) / s, (naive_season - value) / s,
-                              low <= value <= high, (high - low) / s))  # fmt: skip
+                              low <= value <= high, (high - low) / s, (high - low + cost) / s))  # fmt: skip
     return pairs
 
 
@@ -57,6 +60,7 @@ def means(pairs, season):
         "seasonal_mse": mean(p[4] ** 2 for p in pairs) if season else None,
         "coverage": mean(p[5] for p in bounded),
         "width": mean(p[6] for p in bounded),
+        "interval_score": mean(p[7] for p in bounded),
     }
 
 
@@ -70,14 +74,16 @@ def test_scores_are_those_of_the_definition(horizon, season, batch, gaps):
     truth[random.random(truth.shape) < 0.15] = np.nan
     truth[:3, 1] = np.nan
     mean = random.standard_normal((60, horizon, 2))
-    mean[:2] = np.nan
+    mean[:2] = mean[20, :, 0] = np.nan
     lower, upper = mean - 1.5, mean + 1.5
     lower[:10] = upper[:10] = np.nan
     scale, span = np.array([2.0, 0.5]), Span(8, 55)
-    scorer = NumberScorer(truth, horizon, season, scale, span, steps if gaps else None)
+    scorer = NumberScorer(truth, horizon, COVERAGE, scale, span, steps if gaps else None)
     for start in range(0, 60, batch):
         part = slice(start, start + batch)
         scorer.add(start, mean[part], lower[part], upper[part])
+    if season:
+        scorer.compare_with_season(season)
     pairs = by_hand(truth, mean, lower, upper, horizon, season, scale, span, steps.tolist())
     assert scorer.overall() == pytest.approx(means(pairs, season))
     for o in range(2):
@@ -86,20 +92,25 @@ def test_scores_are_those_of_the_definition(horizon, season, batch, gaps):
         assert scorer.by_horizon(h) == pytest.approx(means([p for p in pairs if p[0] == h], season))
         assert scorer.of(1, h) == pytest.approx(means([p for p in pairs if p[:2] == (h, 1)], season))
     assert 0 < scorer.scored <= 55 - 8 + 1 - horizon + 1
+    every = scorer.loss[~np.isnan(scorer.loss).all(1)]
+    assert len(every) == scorer.scored
+    if not np.isnan(truth).any():
+        assert np.nanmean(every) == pytest.approx(scorer.overall()["mse"])
 
 
 def test_the_span_counts_a_forecast_only_if_all_its_rows_lie_in_it():
     truth = np.arange(10.0)[:, None]
     forecasts = np.zeros((10, 2, 1))
     for start, stop, expected in [(0, 10, 8), (1, 10, 8), (2, 10, 7), (3, 5, 1), (3, 4, 0), (0, 99, 8)]:
-        scorer = NumberScorer(truth, 2, None, np.ones(1), Span(start, stop))
+        scorer = NumberScorer(truth, 2, COVERAGE, np.ones(1), Span(start, stop))
         scorer.add(0, forecasts, forecasts, forecasts)
         assert scorer.scored == expected, (start, stop)
 
 
 def test_nothing_scored_is_null_not_zero():
-    scorer = NumberScorer(np.full((5, 1), np.nan), 1, None, np.ones(1), Span(0, 5))
+    scorer = NumberScorer(np.full((5, 1), np.nan), 1, COVERAGE, np.ones(1), Span(0, 5))
     scorer.add(0, *np.zeros((3, 5, 1, 1)))
+    scorer.compare_with_season(2)
     assert set(scorer.overall().values()) == {None}
     assert math.isnan(scorer.running("model", 4, 100))
 
@@ -130,7 +141,7 @@ def test_a_label_is_compared_with_the_last_one_known_when_it_was_predicted(delay
             if len(seen) and not math.isnan(truth[row, 0]):
                 expected[row] = (seen[-1] - truth[row, 0]) ** 2
     known = known_labels(40, start, batch, delay)
-    scorer = NumberScorer(truth, 1, None, np.ones(1), Span(0, 40), known=known)
+    scorer = NumberScorer(truth, 1, COVERAGE, np.ones(1), Span(0, 40), known=known)
     forecasts = random.standard_normal((34, 1, 1))
     for row in range(start, 40):
         scorer.add(row, *[forecasts[row - start : row - start + 1]] * 3)
@@ -139,7 +150,7 @@ def test_a_label_is_compared_with_the_last_one_known_when_it_was_predicted(delay
     assert scorer.scored == len(expected)
     model = [(forecasts[row - start, 0, 0] - truth[row, 0]) ** 2 for row in expected]
     assert scorer.overall()["mse"] == pytest.approx(sum(model) / len(model))
-    narrow = NumberScorer(truth, 1, None, np.ones(1), Span(10, 20), known=known)
+    narrow = NumberScorer(truth, 1, COVERAGE, np.ones(1), Span(10, 20), known=known)
     narrow.add(start, *[forecasts] * 3)
     assert narrow.scored == len([row for row in expected if 10 <= row < 20])
 

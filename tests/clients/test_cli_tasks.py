@@ -225,7 +225,9 @@ def test_labels_of_a_history_are_known_when_late_ones_are_not_yet(replay, client
 def test_the_report_tells_the_health_of_the_gradients(replay, client, new_id, labelled):
     got, _, _ = replay(labelled[0], "--features", "a,b")
     updates = got["updates"]
-    assert list(updates) == ["count", "skipped", "clipped", "saturation", "update_ratio", "gradient_by_lag"]
+    assert list(updates) == [
+        "count", "skipped", "clipped", "saturation", "update_ratio", "gradient_by_lag", "resets",
+    ]  # fmt: skip
     session = client.create_session(new_id(), features=["a", "b"], learner={"hidden": 4, "window": 8})
     replies = []
     rows = [[float(a), float(b)] for a, b, _, _ in labelled[1]]

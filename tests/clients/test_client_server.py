@@ -107,6 +107,52 @@ def test_learning_may_be_switched_off_and_the_rate_changed(client, handle):
     assert caught.value.field == "credit_events"
 
 
+def test_a_session_that_names_no_learner_is_a_portfolio_that_can_be_made_again(client, new_id):
+    made = client.create_session(new_id(), features=["a", "b"], targets=["a"], horizon=2)
+    replies = []
+    made.learn_many(ROWS[:150], reply="every", on_reply=replies.append)
+    session = client.get_session(made.session_id)
+    assert len(session.learners) == len([expert for expert in session.experts if expert.updates is not None]) > 1
+    assert sum(expert.weight for expert in session.experts) == pytest.approx(1)
+    assert session.updates.applied == sum(expert.updates.applied for expert in session.experts if expert.updates)
+    assert session.drifts == sum(reply.drift for reply in replies)
+    assert session.updates.resets == sum(len(reply.learner_resets) for reply in replies)
+    assert [replies[0].warming_up, replies[-1].warming_up] == [True, False]
+    assert replies[-1].sensor_states == {"a": "ok"}
+    assert replies[-1].anomaly_score == replies[-1].target_anomaly_score["a"]
+    twin = client.create_session(new_id(), **session.config)
+    assert client.get_session(twin.session_id).config == session.config
+    several = client.create_session(
+        new_id(), features=["a"], learners=[LEARNER, {**LEARNER, "cell": "tanh"}], seasonality="off"
+    )
+    assert [learner["cell"] for learner in several.refresh().learners] == ["gru", "tanh"]
+    with pytest.raises(bptt_client.InvalidRequest, match=r"^learners\[1\]\.hidden is 0; allowed: "):
+        client.create_session(new_id(), features=["a"], learners=[{}, {"hidden": 0}])
+    for one in (made, twin, several):
+        one.delete()
+
+
+def test_a_fork_goes_on_to_the_same_bits_unless_it_is_told_otherwise(client, handle, new_id):
+    handle.learn_many(ROWS[:60])
+    twin = handle.fork(new_id())
+    slow = client.fork_session(handle.session_id, new_id(), learning_rate=1e-6, tags={"kind": "slow"})
+    assert (twin.last_sequence, twin.uid != handle.uid) == (60, True)
+    assert client.get_session(twin.session_id).tags == {"kind": "wave"}
+    assert client.get_session(slow.session_id).tags == {"kind": "slow"}
+    for one in (handle, twin, slow):
+        one.learn_many(ROWS, start=60)
+    assert twin.forecast().mean == handle.forecast().mean
+    assert slow.forecast().mean != handle.forecast().mean
+    with pytest.raises(bptt_client.SessionExists):
+        handle.fork(twin.session_id)
+    with pytest.raises(bptt_client.InvalidRequest, match=r"^learning_rate is "):
+        handle.fork(new_id(), learning_rate=-1.0)
+    with pytest.raises(bptt_client.SessionNotFound):
+        client.fork_session(new_id(), new_id())
+    for one in (twin, slow):
+        one.delete()
+
+
 def test_one_by_one_by_stream_and_in_batches_learn_the_same(client, new_id):
     forecasts = []
     for way in ("one", "many", "stream"):

@@ -316,6 +316,8 @@ def test_labels_are_told_again_after_a_break_and_a_warm_start_is_not(fake, conne
 def outcomes(**columns):
     plain = {name: [1.0, 2.0] for name in ("anomaly_score", "loss", "gradient_norm", "clip_scale")}
     more = {"saturation": [0.25, 0.5], "update_ratio": [0.125, 0.25], "update_results": [2, 2]}
+    more |= {"target_anomaly_score": [1.0, 2.0], "anomaly_likelihood": [0.5, 0.75]}
+    more |= {"drift": [False, True], "warming_up": [True, False]}
     shape = {"first_sequence": 7, "count": 2, "horizon": 2, "targets": 1}
     pairs = {name: [0.0, 1.0, 2.0, NAN] for name in ("mean", "lower", "upper")}
     return forecast_pb2.Outcomes(**{**shape, **plain, **more, **pairs, **columns})
@@ -361,6 +363,11 @@ def test_the_health_of_a_gradient_is_with_its_update():
     [
         {"saturation": [0.5]},
         {"update_ratio": []},
+        {"target_anomaly_score": [1.0]},
+        {"anomaly_likelihood": []},
+        {"sensor_states": [1]},
+        {"drift": [True]},
+        {"warming_up": []},
         {"distribution": [0.5] * 7, "distribution_size": 2},
         {"distribution": [0.5] * 12, "distribution_size": 3},
         {"gradient_by_lag": [forecast_pb2.GradientByLag(sequence=7, lag=[0, 1], norm=[1.0])]},

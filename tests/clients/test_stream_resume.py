@@ -267,3 +267,15 @@ def test_closing_the_client_under_a_stream_ends_it_with_an_error(fake, connect):
 def test_a_server_that_is_not_there_is_named_unavailable(connect):
     with pytest.raises(bptt_client.Unavailable):
         connect("127.0.0.1:1").get_session("s")
+
+
+def test_a_stream_that_is_not_live_sends_whole_batches_only(fake, handle):
+    with handle.stream(batch=8, live=False) as stream:
+        for row in ROWS[:10]:
+            stream.send(row)
+        stream.flush()
+        stream.send(ROWS[10])
+        time.sleep(0.05)  # a live one would have sent it by now
+        for row in ROWS[11:20]:
+            stream.send(row)
+    assert fake.batches == [(1, 8), (9, 2), (11, 8), (19, 2)]

@@ -28,7 +28,7 @@ from bptt_core import (
     Outcomes,
     select_backend,
 )
-from bptt_core.config import NUMERIC_LOSSES
+from bptt_core.learner_config import NUMERIC_LOSSES
 
 FUNCTIONS = (
     "add", "ascontiguousarray", "clip", "concatenate", "exp", "isfinite", "isnan", "log", "log1p", "matmul", "maximum",

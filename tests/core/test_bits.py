@@ -196,5 +196,5 @@ def test_changed_settings_are_in_the_checkpoint_and_act(
     assert len({tuple(end) for end in ends}) == 3
     assert [s.learning_rate for s in status] == [1e-3, 0.1, 1e-3]
     assert [s.learning for s in status] == [True, True, False]
-    assert [(s.applied, s.learning_off) for s in status] == [(78, 0), (78, 0), (38, 40)]
-    assert [s.no_target for s in status] == [2, 2, 2]  # the second event is the first to have a scale
+    assert [(s.updates.applied, s.updates.learning_off) for s in status] == [(78, 0), (78, 0), (38, 40)]
+    assert [s.updates.no_target for s in status] == [2, 2, 2]  # the second event is the first to have a scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -108,7 +109,7 @@ TAMPERED = {
     "huge": lambda h: h["arrays"][0].__setitem__(2, [2**40, 2**40]),
     "huge and empty": lambda h: h["arrays"][0].__setitem__(2, [2**70, 0]),
     "not a count": lambda h: h["arrays"][0].__setitem__(2, [float("inf")]),
-    "longer": lambda h: h["arrays"][0][2].__setitem__(0, h["arrays"][0][2][0] + 1),
+    "longer": lambda h: next(shape for _, _, shape in h["arrays"] if len(shape) == 1).__setitem__(0, 99),
     "entry too short": lambda h: h["arrays"].__setitem__(0, ["params"]),
     "table no list": lambda h: h.update(arrays=7),
 }
@@ -145,10 +146,13 @@ def test_the_documented_layout(fold: Fold, make_config: Any) -> None:
     config = make_config(2, hidden=3, horizon=2)
     data = fold.checkpoint(fold.create(config))
     header = header_of(data)
-    name, kind, (size,) = header["arrays"][0]
+    names = [name for name, _, _ in header["arrays"]]
+    (place,) = (k for k, name in enumerate(names) if name == "learner0.params")
+    _, kind, (size,) = header["arrays"][place]
     inputs, gates, outputs = 6, 4 * 3, 2 * 2
-    assert (name, kind, size) == ("params", "<f4", inputs * gates + 3 * gates + gates + 3 * outputs + outputs)
-    start = PREFIX.size + PREFIX.unpack_from(data)[2]
+    assert (kind, size) == ("<f4", inputs * gates + 3 * gates + gates + 3 * outputs + outputs)
+    before = sum(np.dtype(kind).itemsize * math.prod(shape) for _, kind, shape in header["arrays"][:place])
+    start = PREFIX.size + PREFIX.unpack_from(data)[2] + before
     row = np.frombuffer(data, "<f4", size, start)
     bias = row[(inputs + 3) * gates :][:gates]
     assert bias.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]

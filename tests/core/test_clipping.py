@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bptt_core.clipping import FEWEST, RING, clip, global_norm, quantile_limit, remember
-from bptt_core.config import CLIPS
+from bptt_core.learner_config import CLIPS
 
 DTYPES = [np.float32, np.float64]
 

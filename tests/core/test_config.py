@@ -32,7 +32,19 @@ BAD = [
     ("horizon", "1..256", {"horizon": True}, {}),
     ("seasons", "2..10080", {"seasons": (1,)}, {}),
     ("seasons", "2..10080", {"seasons": (10081,)}, {}),
-    ("seasons", "at most 1", {"seasons": (24, 168)}, {}),
+    ("seasons", "at most 2 distinct", {"seasons": (24, 168, 336)}, {}),
+    ("seasons", "at most 2 distinct", {"seasons": (24, 24)}, {}),
+    ("seasonality", "found, given, off", {"seasonality": "auto"}, {}),
+    ("seasonality", "given or off, as there are seasons", {"seasonality": "found", "seasons": (7,)}, {}),
+    ("seasonality", "found or off, as there are no seasons", {"seasonality": "given"}, {}),
+    ("seasonality", "off, unless the task is forecast and scaling is online", {"seasonality": "found", **REGRESS}, {}),
+    ("seasonality", "off, unless", {"seasonality": "found", "scaling": "fixed"}, {}),
+    ("seasonality", "off, unless", {"seasonality": "found", **NEXT_STATE}, {}),
+    ("learners", "none, as there is a single learner", {"learners": (LEARNER,)}, {}),
+    ("learner.anchor", "last_value or none, with seasonality off", {}, {"anchor": "season"}),
+    ("learner.anchor", "last_value or none, with seasonality off", {"seasons": (7,)}, {"anchor": "second_season"}),
+    ("learner.guard", "true or false", {}, {"guard": 1}),
+    ("learner.guard", "true or false", {}, {"guard": None}),
     ("period_ns", "1..", {"period_ns": 0}, {}),
     ("period_ns", f"..{2**62}", {"period_ns": 2**62 + 1}, {}),
     ("coverage", "0.5..0.99", {"coverage": 0.49}, {}),
@@ -152,6 +164,29 @@ def test_a_bad_value_is_named(
     assert not fold._slabs, "something was made"
 
 
+@pytest.mark.parametrize(
+    ("field", "allowed", "session"),
+    [
+        ("learners[1].hidden", "1..512", {"learners": (LEARNER, replace(LEARNER, hidden=0))}),
+        ("learners[0].window", "6..1024", {"learners": (replace(LEARNER, window=5), LEARNER), "horizon": 5}),
+        ("learners[0].loss", "squared, absolute, huber, student_t", {"learners": (replace(LEARNER, loss="pinball"),)}),
+        ("learners[1].loss", "squared, absolute", {"learners": (LEARNER, replace(LEARNER, loss="gaussian"))}),
+        ("learners[0].anchor", "off", {"learners": (replace(LEARNER, anchor="season"),), "seasonality": "off"}),
+        ("learners", "1..16 learners", {"learners": (LEARNER,) * 17}),
+        ("learners", "none, unless the task is forecast and scaling is online", {"learners": (LEARNER,), **REGRESS}),
+        ("learners", "none, unless", {"learners": (LEARNER,), **NEXT_STATE}),
+        ("learners", "none, unless", {"learners": (LEARNER,), "scaling": "fixed"}),
+    ],
+)
+def test_a_bad_value_of_a_portfolio_is_named(field: str, allowed: str, session: dict[str, Any], fold: Fold) -> None:
+    with pytest.raises(FieldError) as caught:
+        fold.create(replace(SESSION, **session))
+    assert caught.value.field == field
+    assert allowed in caught.value.allowed
+    assert len(str(caught.value)) < 300
+    assert not fold._slabs, "something was made"
+
+
 def test_every_field_is_checked() -> None:
     named = {field.split("[")[0] for field, *_ in BAD}
     assert {f"learner.{f.name}" for f in fields(LearnerConfig)} <= named
@@ -191,16 +226,66 @@ def test_a_long_value_is_shortened() -> None:
 
 
 def test_defaults_that_depend_on_other_fields() -> None:
-    config = SESSION.validated()
+    single = replace(SESSION, learner=LEARNER)
+    config = single.validated()
     assert config.targets == ("a", "b")
     assert (config.learner.window, config.learner.stride, config.learner.loss_span) == (32, 1, 1)
-    assert replace(SESSION, horizon=24).validated().learner.window == 40
+    assert replace(single, horizon=24).validated().learner.window == 40
     assert replace(SESSION, learner=LearnerConfig(stride=5)).validated().learner.loss_span >= 5
     assert config.validated() == config, "validating twice changes nothing"
 
 
+def test_a_session_that_names_no_learner_has_a_portfolio() -> None:
+    """Several learners that differ, with found seasons; of a shape that fits the horizon."""
+    for horizon in (1, 24, 256):
+        config = replace(SESSION, horizon=horizon).validated()
+        assert config.learner is None
+        assert config.portfolio == config.learners
+        assert 1 < len(set(config.learners)) == len(config.learners) <= 16
+        assert {learner.window for learner in config.learners} == {max(32, horizon + 16)}
+        assert {learner.loss for learner in config.learners} == {"squared"}
+        assert {learner.guard for learner in config.learners} == {True}
+        assert {learner.anchor for learner in config.learners} >= {"last_value", "season"}
+        assert config.validated() == config, "validating twice changes nothing"
+        assert SessionConfig.from_plain(asdict(config)) == config
+    without = replace(SESSION, seasonality="off").validated()
+    assert {learner.anchor for learner in without.learners} == {"last_value"}
+
+
+def test_a_session_may_name_its_portfolio() -> None:
+    named = (LearnerConfig(hidden=3, window=8), LearnerConfig(cell="gru", anchor="second_season", loss="huber"))
+    config = replace(SESSION, learners=named).validated()
+    assert [(k.cell, k.hidden, k.window, k.anchor, k.loss) for k in config.portfolio] == [
+        ("lstm", 3, 8, "last_value", "squared"),
+        ("gru", 32, 32, "second_season", "huber"),
+    ]
+    assert SessionConfig.from_plain(asdict(config)).validated() == config
+    alone = replace(SESSION, learners=named[:1]).validated()
+    assert (alone.learner, len(alone.learners)) == (None, 1), "a portfolio of one learner has naive experts beside it"
+
+
+def test_where_seasons_come_from() -> None:
+    """By default found for a portfolio, given if there are some, and off for a single learner: it only scores them."""
+    single = replace(SESSION, learner=LEARNER)
+    for config, expected in [
+        (SESSION, "found"),
+        (replace(SESSION, seasons=(24, 168)), "given"),
+        (replace(SESSION, seasons=(24,), seasonality="off"), "off"),
+        (single, "off"),
+        (replace(single, seasons=(24,)), "off"),
+        (replace(single, seasonality="found"), "found"),
+        (replace(single, seasons=(24,), seasonality="given"), "given"),
+        (replace(SESSION, scaling="fixed"), "off"),
+        (replace(SESSION, **REGRESS), "off"),
+        (replace(SESSION, **NEXT_STATE), "off"),
+    ]:
+        assert config.validated().seasonality == expected
+    seasonal = replace(single, seasonality="found", learner=LearnerConfig(anchor="season"))
+    assert seasonal.validated().learner.anchor == "season"
+
+
 def test_defaults_of_the_tasks() -> None:
-    forecast = SESSION.validated()
+    forecast = replace(SESSION, learner=LEARNER).validated()
     assert (forecast.learner.loss, forecast.learner.anchor, forecast.ahead) == ("squared", "last_value", 1)
     assert (forecast.means, forecast.deviations, forecast.label_age) == ((), (), None)
     assert replace(SESSION, categories=(STATE,)).validated().targets == ("a",), "symbols are not forecast as numbers"
@@ -245,16 +330,18 @@ def test_targets_keep_their_order() -> None:
 
 def test_limits_are_allowed() -> None:
     SessionConfig(
-        tuple("x" * 127 + chr(65 + k) for k in range(26)), targets=("x" * 127 + "A",), seasons=(10_080,),
+        tuple("x" * 127 + chr(65 + k) for k in range(26)), targets=("x" * 127 + "A",), seasons=(10_080, 2),
         period_ns=2**62, coverage=0.99, learner=LearnerConfig(seed=2**63 - 1, learning_rate=1e-8, clip_norm=1e6),
     ).validated()  # fmt: skip
     SessionConfig(("a",), coverage=0.5, learner=LearnerConfig(window=2, stride=2, loss_span=2)).validated()
+    SessionConfig(("a",), learners=(LearnerConfig(hidden=1, window=2),) * 16).validated()
     check_learning_rate(10)
 
 
 def test_a_refused_setting_changes_nothing(fold: Fold) -> None:
-    slot = fold.create(SESSION)
-    before = fold.checkpoint(slot)
-    with pytest.raises(FieldError, match=r"learner\.learning_rate"):
-        fold.configure(slot, learning=False, learning_rate=float("nan"))
-    assert fold.checkpoint(slot) == before
+    single, several = fold.create(replace(SESSION, learner=LEARNER)), fold.create(SESSION)
+    for slot, rate, why in ((single, float("nan"), r"learner\.learning_rate"), (several, 0.1, "portfolio of learners")):
+        before = fold.checkpoint(slot)
+        with pytest.raises(FieldError, match=why):
+            fold.configure(slot, learning=False, learning_rate=rate)
+        assert fold.checkpoint(slot) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,14 +75,23 @@ def test_a_good_event_is_taken(values: Any, stamps: Any, timed: bool | None, new
     check_events(Events(values, stamps), PLAIN, timed, newest)
 
 
-def test_the_largest_values_leave_a_session_that_still_works(fold: Any, make_config: Any) -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_the_largest_values_leave_a_session_that_still_works(several: bool, fold: Any, make_config: Any) -> None:
     values = np.tile([[1e100, -1e100, 0.0, np.nan, 1e-300]], 20).T
     assert values.shape == (100, 1)
-    slot = fold.create(make_config(horizon=2, seasons=(3,)))
+    config = make_config(horizon=2, seasons=(3,))
+    if several:
+        config = replace(config, learner=None, learners=(config.learner, replace(config.learner, anchor="season")))
+    slot = fold.create(config)
     (outcomes,) = fold.step([(slot, Events(values))])
     assert np.isfinite(outcomes.mean[10:]).all()
+    for bound in (outcomes.lower, outcomes.upper):
+        assert np.isfinite(bound[50:]).all()
     assert np.isfinite(outcomes.anomaly_score).all()
-    assert np.isfinite(fold.status(slot).scores.mse).all()
+    status = fold.status(slot)
+    assert np.isfinite(status.scores.mse).all()
+    assert np.isfinite(status.scores.interval_score).all()
+    assert np.isfinite([(expert.weight, expert.relative_error) for expert in status.experts]).all()
 
 
 def column(*values: float) -> np.ndarray:
@@ -120,6 +130,8 @@ def test_good_labels_symbols_and_episodes_are_taken() -> None:
     check_events(Events(with_value(2)), STATES, None, None)
     check_events(Events(with_value(np.nan), None, column(0, 0.25, np.nan), starts), STATES, None, None)
     check_events(Events(np.array([[1e100, 2.0]]), None, column(1)), STATES, None, None)
+    portfolio = SessionConfig(("a", "b"), categories=(Categorical("b", ("x", "y", "z")),)).validated()
+    check_events(Events(with_value(2)), portfolio, None, None)
 
 
 BAD_LABELS = [

@@ -11,8 +11,8 @@ import pytest
 
 from bptt_core import CELLS, LearnerConfig, SessionConfig, cells
 from bptt_core.cells import CellWeights
-from bptt_core.config import INPUT_INITS, RECURRENT_INITS
 from bptt_core.initializers import initial_parameters
+from bptt_core.learner_config import INPUT_INITS, RECURRENT_INITS
 from bptt_core.parameters import ParameterLayout
 
 D, H, K = 17, 48, 3

@@ -62,14 +62,14 @@ def test_a_late_label_is_learned_with_the_next_update(new_fold: Callable[[], Fol
     slot = fold.create(config())
     stream = events(5, [])
     made = one_by_one(fold, slot, stream)
-    assert fold.status(slot).applied == 0
+    assert fold.status(slot).updates.applied == 0
     before = fold.parameters(slot)
     result = fold.label(slot, Labels(np.array([3, 5]), np.array([[0.5], [NAN]])))
     assert (result.accepted, result.trainable) == (1, 1)
     np.testing.assert_array_equal(fold.parameters(slot), before)
     (after,) = fold.step([(slot, Events(np.zeros((1, 1))))])
     assert after.loss[0] == pytest.approx((made.mean[2, 0, 0] - 0.5) ** 2, rel=1e-6)  # nothing was learned in between
-    assert fold.status(slot).applied == 1
+    assert fold.status(slot).updates.applied == 1
     (again,) = fold.step([(slot, Events(np.zeros((1, 1))))])
     assert np.isnan(again.loss[0]), "it was learned from twice"
 

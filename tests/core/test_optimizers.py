@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from bptt_core.config import OPTIMIZERS, SCHEDULES
+from bptt_core.learner_config import OPTIMIZERS, SCHEDULES
 from bptt_core.optimizers import MOMENTS, Settings, apply, scheduled_rate
 
 B, P, STEPS = 3, 5, 12

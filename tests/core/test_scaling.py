@@ -7,29 +7,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import scaling
+from bptt_core import scales, scaling
 from bptt_core.slab import Rows, Slab
 
 NO_LABELS, EVENT = np.empty((1, 0)), np.array([True])
 
 
-def new_rows(shape: scaling.ScalingShape) -> Rows:
-    slab = Slab(np, scaling.fields(shape))
+def new_rows(shape: scales.ScalingShape) -> Rows:
+    slab = Slab(np, scales.fields(shape))
     return slab.take(np.array([slab.allocate()]))
 
 
 def shape_of(
     features: int = 1, targets: tuple[int, ...] = (0,), horizon: int = 1, anchor: str = "last_value", **more: Any
-) -> scaling.ScalingShape:
+) -> scales.ScalingShape:
     rest = {"symbols": (0,) * features, "labels": 0, "fixed": False, "numeric": True, "slots": horizon} | more
-    return scaling.ScalingShape(features=features, targets=targets, horizon=horizon, anchor=anchor, **rest)
+    return scales.ScalingShape(features=features, targets=targets, horizon=horizon, anchors=(anchor,), **rest)
 
 
-def feed(shape: scaling.ScalingShape, values: np.ndarray, rows: Rows | None = None) -> list[scaling.Scaled]:
+def feed(shape: scales.ScalingShape, values: np.ndarray, rows: Rows | None = None) -> list[scales.Scaled]:
     """One session's steps; what is kept of each is its own copy."""
     rows = new_rows(shape) if rows is None else rows
     with np.errstate(all="ignore"):
         return [scaling.step(shape, rows, value[None], NO_LABELS, EVENT) for value in values]
+
+
+def present(scaled: scales.Scaled) -> dict[str, np.ndarray]:
+    """Its arrays by name; without seasons there is nothing of them."""
+    return {name: array for name, array in scaled._asdict().items() if array is not None}
 
 
 def hostile(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -66,6 +71,9 @@ def test_one_value_moves_a_scale_by_at_most_five_of_its_units(extreme: float) ->
         assert moved <= 5 * np.sqrt(before["level_square"]) * weight * (1 + 1e-9)
         for name in ("level_square", "difference_square", "residual_square"):
             assert before[name] < rows[name] <= before[name] * (1 + 25 / n) * (1 + 1e-9), name
+        feed(shape, np.zeros((1, 1)), rows)
+        for name in ("level_square", "difference_square", "residual_square"):
+            assert rows[name] <= before[name] * (1 + 25 / n) ** 2 * (1 + 1e-9), "nor does the way back from it"
 
 
 def test_the_level_statistics_are_mean_and_variance_of_what_was_seen() -> None:
@@ -143,12 +151,12 @@ def test_targets_use_the_anchor_and_the_scale_known_when_the_pair_was_made() -> 
     for t, scaled in enumerate(steps):
         for h, seen in squares.items():
             residual = values[t] - last[t - h] if t >= h else float("nan")
-            np.testing.assert_equal(scaled.residual[0, h - 1, 0], residual)
-            np.testing.assert_allclose(scaled.residual_scale[0, h - 1, 0], scale.get((t - h, h), np.nan), rtol=1e-6)
+            np.testing.assert_equal(scaled.residual[0, h - 1, 0, 0], residual)
+            np.testing.assert_allclose(scaled.residual_scale[0, h - 1, 0, 0], scale.get((t - h, h), np.nan), rtol=1e-6)
             if not np.isnan(residual):
                 seen.append(min(residual**2, 25 * np.mean(seen)) if len(seen) >= 8 else residual**2)
             scale[t, h] = float(np.sqrt(np.mean(seen))) if seen else float("nan")
-            np.testing.assert_allclose(scaled.scale[0, h - 1, 0], scale[t, h], rtol=1e-6)
+            np.testing.assert_allclose(scaled.scale[0, h - 1, 0, 0], scale[t, h], rtol=1e-6)
         with np.errstate(all="ignore"):
             ratio = scaled.residual / scaled.residual_scale
         np.testing.assert_equal(scaling.learner_targets(shape, scaled), np.clip(ratio, -10, 10).reshape(1, -1))
@@ -158,8 +166,8 @@ def test_without_an_anchor_the_level_is_forecast() -> None:
     values = np.random.default_rng(6).standard_normal((60, 1)) + 5
     steps = feed(shape_of(anchor="none"), values)
     means = np.cumsum(values[:, 0]) / np.arange(1, 61)
-    np.testing.assert_allclose([s.anchor[0, 0] for s in steps], means, rtol=1e-9)
-    np.testing.assert_allclose([s.residual[0, 0, 0] for s in steps[1:]], values[1:, 0] - means[:-1], rtol=1e-6)
+    np.testing.assert_allclose([s.anchor[0, 0, 0, 0] for s in steps], means, rtol=1e-9)
+    np.testing.assert_allclose([s.residual[0, 0, 0, 0] for s in steps[1:]], values[1:, 0] - means[:-1], rtol=1e-6)
 
 
 def test_a_jump_forgets_the_pairs_that_wait() -> None:
@@ -193,7 +201,7 @@ def test_no_difference_is_formed_across_a_break(gap: int) -> None:
 def test_a_break_of_one_session_is_no_business_of_the_others() -> None:
     shape = shape_of(2, (0, 1), horizon=2)
     values = np.random.default_rng(8).standard_normal((40, 2, 2))
-    slab = Slab(np, scaling.fields(shape))
+    slab = Slab(np, scales.fields(shape))
     both = slab.take(np.array([slab.allocate(), slab.allocate()]))
     alone = new_rows(shape)
     labels, event = np.empty((2, 0)), np.ones(2, bool)
@@ -203,7 +211,7 @@ def test_a_break_of_one_session_is_no_business_of_the_others() -> None:
                 scaling.clear(shape, both, np.array([False, True]))
             together = scaling.step(shape, both, value, labels, event)
             (own,) = feed(shape, value[:1], alone)
-            for name, ours in own._asdict().items():
+            for name, ours in present(own).items():
                 assert getattr(together, name)[:1].tobytes() == ours.tobytes(), name
             assert np.isnan(together.residual[1]).all() == (t in {0, 20})
 
@@ -237,7 +245,7 @@ def test_symbols_enter_one_hot_behind_the_numbers(fixed: bool) -> None:
         codes = [float(value[feature] == code) for feature, count in ((0, 3), (2, 2)) for code in range(count)]
         assert scaled.inputs[0, -5:].tolist() == codes
         assert scaled.inputs.shape == (1, shape.inputs)
-        for name, expected in alone._asdict().items():
+        for name, expected in present(alone).items():
             found = scaled.inputs[:, :-5] if name == "inputs" else getattr(scaled, name)
             assert found.tobytes() == expected.tobytes(), name
 
@@ -257,7 +265,9 @@ def test_fixed_scaling_is_the_given_formula_and_nothing_else(anchor: str) -> Non
         np.testing.assert_array_equal(scaled.inputs[0], expected)
         assert (scaled.scale[0] == deviation[[2, 0]]).all()
         held = values[t - 1 if t == 5 else t, [2, 0]]
-        np.testing.assert_array_equal(scaled.anchor[0], mean[[2, 0]] if anchor == "none" else held)
+        np.testing.assert_array_equal(
+            scaled.anchor[0], np.tile(mean[[2, 0]] if anchor == "none" else held, (horizon, 1, 1))
+        )
         np.testing.assert_array_equal(scaled.last[0], held)
         for h in range(1, horizon + 1):
             held = values[t - h - (t - h == 5), [2, 0]]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bptt_core import running, symbols
-from bptt_core.forecasts import Served
-from bptt_core.scaling import Scaled
+from bptt_core.scales import Scaled
+from bptt_core.serving import Served
 from bptt_core.slab import Rows, Slab
 from bptt_core.symbols import SymbolShape
 
@@ -32,20 +32,20 @@ def new_rows(shape: SymbolShape, sessions: int = 1) -> Rows:
 
 def step(shape: SymbolShape, rows: Rows, observed: Any, ys: Any, event: Any = EVENT) -> Served:
     came = np.asarray(observed, float).reshape(len(event), shape.targets)
-    pairs = np.ones((len(event), shape.horizon, shape.targets))
-    scaled = Scaled(np.empty((len(event), 0)), came, pairs, pairs, np.zeros_like(came), pairs, came)
+    pairs = np.ones((len(event), shape.horizon, 1, shape.targets))
+    nothing, zero = np.empty((len(event), 0)), np.zeros_like(pairs)
+    scaled = Scaled(nothing, came, pairs, pairs, zero, pairs, came, came, came, None, nothing)
     with np.errstate(all="ignore"):
-        return symbols.step(shape, rows, scaled, np.asarray(ys, float).reshape(len(event), -1), event)
+        return symbols.step(shape, rows, scaled, np.asarray(ys, float).reshape(len(event), 1, -1), event)
 
 
 def late(shape: SymbolShape, rows: Rows, events: list[int], observed: Any) -> None:
-    came = np.asarray(observed, float)
     with np.errstate(all="ignore"):
-        symbols.late(shape, rows, np.array(events) % shape.slots, came, np.ones_like(came))
+        symbols.late(shape, rows, np.array(events) % shape.slots, np.asarray(observed, float))
 
 
 def scores_of(shape: SymbolShape, rows: Rows) -> dict[str, Any]:
-    scores = symbols.scores(shape, {name: row[0] for name, row in rows.items()})
+    scores = symbols.read_scores(shape, {name: row[0] for name, row in rows.items()})
     return {name: getattr(scores, name) for name in ("log_loss", "naive_log_loss", "error_rate", "naive_error_rate")}
 
 
@@ -159,7 +159,7 @@ def test_scores_are_those_of_the_served_forecasts(count: int) -> None:
         served.append(out.distribution[0] if count else out.mean[0][..., None])
         seen = [c[~np.isnan(c)] for c in came[: t + 1].T]
         naive.append([frequencies(s, count) for s in seen])
-    scores = symbols.scores(shape, {name: row[0] for name, row in rows.items()})
+    scores = symbols.read_scores(shape, {name: row[0] for name, row in rows.items()})
     for h in range(horizon):
         for o in range(targets):
             pairs = [
@@ -202,7 +202,7 @@ def test_a_label_meets_what_was_predicted_at_its_event(count: int) -> None:
         late(shape, rows, events, np.where(due, labels[events], np.nan))
         for row, o in np.argwhere(due):
             take(events[row], o)
-    scores = symbols.scores(shape, {name: row[0] for name, row in rows.items()})
+    scores = symbols.read_scores(shape, {name: row[0] for name, row in rows.items()})
     for o in range(targets):
         assert len(pairs[o]) > 180
         check(scores, brute_force(pairs[o]), 0, o)
@@ -246,8 +246,9 @@ def test_the_most_surprising_target_counts() -> None:
         step(shape, rows, [1, 1, 0], [1.0, 1.0, -1.0])
     usual = 4 * math.log(1 + math.exp(-1))
     for label, surprise in (([1, 0, 0], 1 + math.log(1 + math.exp(-1))), ([1, np.nan, 0], usual / 4)):
-        score = step(shape, rows, label, [1.0, 1.0, -1.0]).anomaly_score.item()
-        np.testing.assert_allclose(score, surprise / usual, rtol=1e-9)
+        served = step(shape, rows, label, [1.0, 1.0, -1.0])
+        np.testing.assert_allclose(served.anomaly_score.item(), surprise / usual, rtol=1e-9)
+        assert served.anomaly_score.item() == served.target_anomaly_score.max()
 
 
 def test_frequencies_and_scores_fade(monkeypatch: pytest.MonkeyPatch) -> None:

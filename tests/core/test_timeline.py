@@ -31,6 +31,19 @@ def episodes(timeline: Timeline, seconds: list[float], starts: list[int]) -> tup
     return steps_of(timeline, events, LONGEST_GAP)
 
 
+def test_every_step_has_a_time_and_those_that_fill_a_gap_lie_whole_periods_before_their_event() -> None:
+    """In nanoseconds beside the period, 0 while it is not known; without timestamps there is neither."""
+    _, steps = take(known(), [1, 2.25, 6, 500, 501])
+    assert (steps.clock[:, 0] == 1).all()
+    assert (steps.clock[:, 1] / SECOND).tolist() == [1, 2.25, 3, 4, 5, 6, 500, 501]
+    assert (steps.clock[:, 2] == SECOND).all()
+    _, steps = take(Timeline(), np.arange(18))
+    assert steps.clock[:, 2].tolist() == [0] * 16 + [SECOND] * 2
+    assert (steps.clock[:, 1] // SECOND).tolist() == list(range(18))
+    _, steps = steps_of(Timeline(), Events(np.zeros((3, 1))), LONGEST_GAP)
+    assert not steps.clock.any()
+
+
 def test_the_time_before_an_episode_is_jumped_over_and_its_grid_is_its_own() -> None:
     """2.4 s begin an episode: on the grid before it 3.5 s would lie two steps after."""
     _, steps = episodes(known(), [1, 2.4, 3.5, 7, 8], [1, 3])

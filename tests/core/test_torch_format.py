@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bptt_core.checks import FieldError
-from bptt_core.config import CELLS, MAX_HIDDEN, MAX_LAYERS
+from bptt_core.learner_config import CELLS, MAX_HIDDEN, MAX_LAYERS
 from bptt_core.parameters import ParameterLayout
 from bptt_core.torch_format import TorchNetwork, from_torch, to_torch
 

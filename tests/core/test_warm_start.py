@@ -49,7 +49,7 @@ def test_the_history_is_not_counted_or_scored(new_fold: Callable[[], Fold]) -> N
     slot = fold.create(config(horizon=3))
     train(fold, slot, Events(sine(100)), passes=2)
     status = fold.status(slot)
-    assert (status.last_sequence, status.applied) == (0, 0)
+    assert (status.last_sequence, status.updates.applied) == (0, 0)
     assert status.scores is not None
     assert status.scores.count.sum() == 0
     assert fold.latest(slot) is None
@@ -181,7 +181,7 @@ def test_what_it_refuses(new_fold: Callable[[], Fold]) -> None:
     big = fold.create(config(learner={"hidden": 512, "layers": 2}))
     with pytest.raises(FieldError, match=r"history is 9000; allowed: at most \d+ steps per sequence"):
         fold.warm_start(big, Events(sine(9000)))
-    with pytest.raises(FieldError, match=r"history is 9000; allowed: at most \d+ steps for a network of this size"):
+    with pytest.raises(FieldError, match=r"history is 9000; allowed: at most \d+ steps for networks of this size"):
         fold.warm_start(big, Events(sine(9000), None, None, np.arange(9000) % 100 == 0))
     slot = fold.create(config())
     with pytest.raises(FieldError, match="history is 20001; allowed: at most 20000 steps"):

@@ -90,19 +90,48 @@ class Rpc:
         self.forecasts = forecast_pb2_grpc.ForecastServiceStub(self.channel)
 
     def create(self, session_id: str, features: Sequence[str] = ("x", "y"), **more: Any) -> Any:
-        """Keywords: fields of CreateSessionRequest, else of LearnerConfig, else of SessionConfig."""
+        """A session with a single small learner, so that it is fast, unless `learners` are given. Keywords: fields of
+        CreateSessionRequest, else of LearnerConfig, else of SessionConfig."""
         learner = {
             name: more.pop(name) for name in [*more] if name in config_pb2.LearnerConfig.DESCRIPTOR.fields_by_name
         }
         outer = {name: more.pop(name) for name in [*more] if name in ("tags", "learning", "limits")}
         config = config_pb2.SessionConfig(features=features, **more)
-        config.learner.CopyFrom(config_pb2.LearnerConfig(**{"hidden": 4, "window": 8, **learner}))
+        if not config.learners:
+            config.learner.CopyFrom(config_pb2.LearnerConfig(**{"hidden": 4, "window": 8, **learner}))
         request = session_pb2.CreateSessionRequest(session_id=session_id, config=config, **outer)
         return self.sessions.CreateSession(request, timeout=TIMEOUT_S)
 
     def get(self, session_id: str) -> Any:
         request = session_pb2.GetSessionRequest(session_id=session_id)
         return self.sessions.GetSession(request, timeout=TIMEOUT_S).session
+
+    def fork(
+        self, session_id: str, fork_id: str, uid: str = "", mask: Sequence[str] | None = None, **changes: Any
+    ) -> Any:
+        """Keywords: fields of SessionChanges, all of them in the mask unless that is given."""
+        return self.sessions.ForkSession(
+            self.fork_request(session_id, fork_id, uid, mask, **changes), timeout=TIMEOUT_S
+        ).session
+
+    @staticmethod
+    def fork_request(
+        session_id: str, fork_id: str, uid: str = "", mask: Sequence[str] | None = None, **changes: Any
+    ) -> Any:
+        request = session_pb2.ForkSessionRequest(
+            session_id=session_id, session_uid=uid, fork_id=fork_id, changes=session_pb2.SessionChanges(**changes)
+        )
+        request.fork_mask.paths.extend([*changes] if mask is None else mask)
+        return request
+
+    @staticmethod
+    def plain(session: Any) -> Any:
+        """A session without what is its own: id, uid and when it was made."""
+        copy = session_pb2.Session()
+        copy.CopyFrom(session)
+        for name in ("session_id", "uid", "create_time"):
+            copy.ClearField(name)
+        return copy
 
     def delete(self, session_id: str, uid: str = "") -> Any:
         request = session_pb2.DeleteSessionRequest(session_id=session_id, session_uid=uid)

@@ -27,7 +27,7 @@ EVERY = 1
 def test_sessions_continue_to_the_same_bits_after_a_restart(
     start_server: Any, connect: Any, noise: Any, tmp_path: Path
 ) -> None:
-    events, names = noise(300), ("gru/1", "lstm:2", "tanh")
+    events, names = noise(300), ("gru/1", "lstm:2", "tanh", "several")
     events[100:110, 1] = np.nan
 
     def fold(rpc: Any, first: int, stop: int) -> bytes:
@@ -41,6 +41,7 @@ def test_sessions_continue_to_the_same_bits_after_a_restart(
         rpc.create(names[0], cell=2, horizon=2, tags={"site": "a"}, learning=True, stride=3)
         rpc.create(names[1], cell=3, anchor=2, limits=session_pb2.SessionLimits(credit_events=500))
         rpc.create(names[2], cell=1, optimizer=2)
+        rpc.create(names[3], learners=[{"hidden": 3}, {"hidden": 4, "anchor": 4}, {"hidden": 3, "loss_span": 4}])
 
     straight = connect(start_server().target)
     create(straight)
@@ -55,11 +56,11 @@ def test_sessions_continue_to_the_same_bits_after_a_restart(
     before = [rpc.get(name) for name in names]
     forecasts = [rpc.forecast(name) for name in names]
     assert first.stop() == 0
-    assert "3 of 3 sessions written" in first.log()
+    assert "4 of 4 sessions written" in first.log()
 
     again = start_server(data=data)
     rpc = connect(again.target)
-    assert "3 sessions restored" in again.log()
+    assert "4 sessions restored" in again.log()
     assert [rpc.get(name) for name in names] == before
     assert [rpc.forecast(name) for name in names] == forecasts
     create(rpc)

@@ -90,7 +90,7 @@ def test_an_answer_comes_after_the_work_settled_before_it(loop: Loop) -> None:
     assert (changed.last_sequence, changed.learning) == (4, False)
     loop.engine.submit("a", work(1))
     loop.until(lambda: len(loop.rows()) == 2)
-    assert loop.ask(loop.engine.status("a", scores=False)).learning_off == 1
+    assert loop.ask(loop.engine.status("a", scores=False)).updates.learning_off == 1
 
 
 def test_reading_changes_nothing(loop: Loop) -> None:
@@ -114,6 +114,50 @@ def test_a_restored_session_goes_on(loop: Loop) -> None:
     assert loop.ask(loop.engine.checkpoint("a")) == loop.ask(loop.engine.checkpoint("b"))
     with pytest.raises(CheckpointError):
         loop.ask(loop.engine.restore("c", data[:-1]))
+
+
+def test_a_fork_is_made_between_the_work_before_and_behind_it(loop: Loop) -> None:
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    loop.engine.submit("a", work(10))
+    answer = loop.engine.fork("a", "b", None, None)
+    loop.engine.submit("a", work(5, seed=1))
+    latest, status = loop.ask(answer)
+    assert (latest.first_sequence, status.last_sequence, status.learning) == (10, 10, True)
+    loop.engine.submit("b", work(5, seed=1))
+    loop.until(lambda: sum(n for _, n in loop.rows()) == 20)
+    assert loop.ask(loop.engine.checkpoint("a")) == loop.ask(loop.engine.checkpoint("b"))
+    changed = loop.ask(loop.engine.fork("a", "c", False, 0.5))[1]
+    assert (changed.learning, changed.learning_rate) == (False, 0.5)
+    assert loop.ask(loop.engine.status("a", scores=False)).learning
+    loop.ask(loop.engine.delete("a"))
+    loop.fold("c", 3)
+    assert not loop.failures
+
+
+def test_a_fork_that_cannot_be_made_is_refused_and_the_engine_lives(loop: Loop, monkeypatch: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    loop.ask(loop.engine.create("a", CONFIG, True))
+    with monkeypatch.context() as patch:
+        patch.setattr(Fold, "fork", full)
+        with pytest.raises(Refusal, match="no memory"):
+            loop.ask(loop.engine.fork("a", "b", None, None))
+    with pytest.raises(Refusal, match="deleted"):
+        loop.ask(loop.engine.fork("b", "c", None, None))
+    loop.ask(loop.engine.halt())
+    with pytest.raises(Refusal, match="stopping"):
+        loop.ask(loop.engine.fork("a", "b", None, None))
+    assert not loop.failures
+
+
+def test_skill_is_that_of_the_sessions_with_settled_pairs(loop: Loop) -> None:
+    assert loop.ask(loop.engine.skills()).tolist() == []
+    for uid in "ab":
+        loop.ask(loop.engine.create(uid, CONFIG, True))
+    loop.fold("a", 50)
+    scores = loop.ask(loop.engine.status("a", scores=True)).scores
+    assert loop.ask(loop.engine.skills()).tolist() == pytest.approx([1 - np.mean(scores.mse / scores.persistence_mse)])
 
 
 def test_deleting_drops_what_was_not_folded(loop: Loop) -> None:

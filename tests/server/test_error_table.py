@@ -96,7 +96,18 @@ CREATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown target": ({"targets": ["z"]}, "targets is 'z'; allowed: one of the features"),
     "hidden too large": ({"hidden": 513}, "learner.hidden is 513; allowed: 1..512"),
     "horizon too large": ({"horizon": 257}, "horizon is 257; allowed: 1..256"),
-    "two seasons": ({"seasons": [24, 168]}, "at most 1 season"),
+    "three seasons": ({"seasons": [24, 168, 7]}, "at most 2 distinct seasons"),
+    "seasons of nothing": ({"seasons": [24], "seasonality": 1}, "config.seasonality is 'found'; allowed: given or off"),
+    "unknown seasonality": ({"seasonality": 9}, "config.seasonality is 9; allowed: SEASONALITY_FOUND, "),
+    "too many learners": ({"learners": [config_pb2.LearnerConfig(hidden=2)] * 17}, "config.learners is 17 learners"),
+    "a cell of several": (
+        {"learners": [{}, {"cell": 9}]}, "config.learners[1].cell is 9; allowed: CELL_TANH, CELL_GRU, CELL_LSTM"
+    ),
+    "a window of several": ({"learners": [{}, {"window": 1}]}, "config.learners[1].window is 1; allowed: 2..1024"),
+    "a loss of several": (
+        {"learners": [{"loss": 5}]}, "config.learners[0].loss is 'pinball'; allowed: squared, absolute, huber"
+    ),
+    "learners without scaling": ({"scaling": 2, "learners": [{}]}, "config.learners is 1 learners; allowed: none"),
     "coverage one": ({"coverage": 1.0}, "coverage is 1.0; allowed: 0.5..0.99"),
     "rate not a number": ({"learning_rate": NAN}, "learner.learning_rate is nan"),
     "unknown cell": ({"cell": 7}, "learner.cell is 7; allowed: CELL_TANH, CELL_GRU, CELL_LSTM, CELL_RELU"),
@@ -214,7 +225,7 @@ def test_bytes_that_are_no_message_are_refused_by_reflection_too(rpc: Any, refus
 
 
 def test_an_unknown_method_is_unimplemented(rpc: Any, refused: Any) -> None:
-    call = rpc.channel.unary_unary("/bptt.v1.SessionService/ForkSession")
+    call = rpc.channel.unary_unary("/bptt.v1.SessionService/RenameSession")
     assert refused(lambda: call(b"", timeout=60)).code == "UNIMPLEMENTED"
 
 

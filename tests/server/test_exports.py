@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import struct
@@ -18,7 +19,7 @@ import pytest
 from safetensors.numpy import load
 
 from bptt.v1 import config_pb2, session_pb2
-from bptt_core import Categorical, LearnerConfig, SessionConfig, session_bytes
+from bptt_core import Categorical, FieldError, LearnerConfig, SessionConfig, session_bytes
 from bptt_core.checkpoint import dump
 from bptt_core.checkpoint import load as load_checkpoint
 from server.exports import MAX_FILE_BYTES, PIECE_BYTES
@@ -60,15 +61,6 @@ def code_of(call: Callable[[], Any]) -> str:
     return "OK"
 
 
-def plain(session: Any) -> Any:
-    """A session without what is its own: id, uid and when it was made."""
-    copy = session_pb2.Session()
-    copy.CopyFrom(session)
-    for name in ("session_id", "uid", "create_time"):
-        copy.ClearField(name)
-    return copy
-
-
 def times(first: int, stop: int) -> list[int]:
     return [n * SECONDS for n in range(first, stop + 1)]
 
@@ -89,7 +81,7 @@ def test_a_checkpoint_goes_on_to_the_same_bits_here_and_elsewhere(
 
     for place in (rpc, other):
         made = take_in(place, copy, data)
-        assert plain(made) == plain(before[0])
+        assert rpc.plain(made) == rpc.plain(before[0])
         assert made.uid != before[0].uid
         assert place.get(copy) == made
         assert place.forecast(copy).outcome == before[1].outcome
@@ -100,7 +92,7 @@ def test_a_checkpoint_goes_on_to_the_same_bits_here_and_elsewhere(
     expected = rpc.ingest(name, **rest).SerializeToString(deterministic=True)
     for place in (rpc, other):
         assert place.ingest(copy, **rest).SerializeToString(deterministic=True) == expected
-        assert plain(place.get(copy)) == plain(rpc.get(name))
+        assert rpc.plain(place.get(copy)) == rpc.plain(rpc.get(name))
 
 
 def test_a_conflict_is_still_one_after_the_import(rpc: Any, new_id: Any, noise: Any, refused: Any) -> None:
@@ -129,7 +121,7 @@ def test_labels_are_remembered_after_the_import(rpc: Any, new_id: Any, noise: An
         result = rpc.ingest(session, 31, events[30:], labels=labels[30:], reply=EVERY)
         found.append(result.SerializeToString(deterministic=True))
     assert found[0] == found[1]
-    assert plain(rpc.get(copy)) == plain(rpc.get(name))
+    assert rpc.plain(rpc.get(copy)) == rpc.plain(rpc.get(name))
 
 
 def test_the_terms_of_an_import_win_over_those_of_the_checkpoint(rpc: Any, new_id: Any, noise: Any) -> None:
@@ -182,7 +174,7 @@ def test_a_file_comes_and_goes_in_pieces(rpc: Any, new_id: Any, noise: Any) -> N
     assert 0 < len(pieces[-1]) <= PIECE_BYTES
     for size in (PIECE_BYTES, 9973):
         copy = new_id()
-        assert plain(send(rpc, requests(copy, b"".join(pieces), size))) == plain(rpc.get(name))
+        assert rpc.plain(send(rpc, requests(copy, b"".join(pieces), size))) == rpc.plain(rpc.get(name))
         rpc.delete(copy)
 
 
@@ -235,13 +227,22 @@ FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda data: pack(replace(unpack(data), digests=np.ones(7, np.uint64))),
         "remembers more events than there were",
     ),
-    "a window of more rows than it has": (lambda data: with_state(data, length=9), "length is not in 0..4"),
-    "a count below zero": (lambda data: with_state(data, applied=-1), "applied is not in 0.."),
-    "powers without bound": (lambda data: with_state(data, beta1=1e308), "beta1 is not that of its configuration"),
+    "a window of more rows than it has": (
+        lambda data: with_state(data, **{"learner0.length": 9}), "learner0.length is not in 0..4"
+    ),
+    "a count below zero": (
+        lambda data: with_state(data, **{"learner0.applied": -1}), "learner0.applied is not in 0.."
+    ),
+    "powers without bound": (
+        lambda data: with_state(data, **{"learner0.beta1": 1e308}), "learner0.beta1 is not that of its configuration"
+    ),
     "a negative number of digests": (lambda data: resealed(data, digests=-1), "unusable"),
     "too many tags": (lambda data: resealed(data, tags={str(n): "" for n in range(33)}), "at most 32"),
     "no credit": (lambda data: resealed(data, credit_events=0), "limits.credit_events is 0"),
-}
+    "an older version": (
+        lambda data: MAGIC[:-1] + b"2" + data[len(MAGIC) :], "it has version 2; this server reads version 3"
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -377,27 +378,36 @@ def test_who_sends_for_ever_is_cut_off(start_server: Any, connect: Any, refused:
 NAMES = tuple(f"n{k}" for k in range(64))
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        SessionConfig(NAMES, targets=NAMES[:1], learner=LearnerConfig(hidden=430, window=1024, layers=4)),
-        SessionConfig(NAMES[:51], horizon=200, learner=LearnerConfig(hidden=1)),
-        SessionConfig(("x",), task="regress", labels=NAMES[:28], label_age=65_536, learner=LearnerConfig(hidden=1)),
-        SessionConfig(
-            NAMES[:1], horizon=250, task="classify", categories=(Categorical(NAMES[0], tuple(map(str, range(256)))),),
-            learner=LearnerConfig(hidden=1),
-        ),
-    ],
-)  # fmt: skip
-def test_the_longest_file_holds_the_largest_session(config: SessionConfig) -> None:
-    labels = 8 * len(config.labels) * ((config.label_age or 0) + 1)
-    assert 60 * 2**20 < session_bytes(config) + labels < MAX_FILE_BYTES
+TINY = LearnerConfig(hidden=1)
+GROWING: dict[str, Callable[[int], SessionConfig]] = {  # more and more of something, up to more than there may be
+    "units": lambda n: SessionConfig(
+        NAMES, targets=NAMES[:1], learner=LearnerConfig(hidden=8 * n, window=1024, layers=4)
+    ),
+    "learners": lambda n: SessionConfig(NAMES[:4], learners=(LearnerConfig(hidden=8 * n),) * 16),
+    "targets": lambda n: SessionConfig(NAMES[:n], horizon=200, learner=TINY),
+    "targets of a portfolio": lambda n: SessionConfig(NAMES[:n], horizon=200),
+    "labels": lambda n: SessionConfig(("x",), task="regress", labels=NAMES[:n], label_age=65_536, learner=TINY),
+    "symbols": lambda n: SessionConfig(
+        ("x",), horizon=250, task="classify", learner=TINY,
+        categories=(Categorical("x", tuple(map(str, range(4 * n)))),),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_the_longest_file_holds_the_largest_session(name: str) -> None:
+    sizes: list[int] = []
+    for n in range(1, 65):
+        with contextlib.suppress(FieldError):
+            config = GROWING[name](n).validated()
+            sizes.append(session_bytes(config) + 8 * len(config.labels) * ((config.label_age or 0) + 1))
+    assert 40 * 2**20 < max(sizes) < MAX_FILE_BYTES
 
 
 def test_files_in_flight_keep_within_their_memory(start_server: Any, connect: Any, refused: Any, wait_for: Any) -> None:
     server = start_server("--transfer-memory-mib", "1")
     rpc = connect(server.target)
-    rpc.create("s", hidden=128)
+    rpc.create("s", hidden=110)
     data, gate = export(rpc, "s"), threading.Event()
     assert 2**19 < len(data) < 2**20
     most = len(data) // PIECE_BYTES
@@ -416,7 +426,7 @@ def test_files_in_flight_keep_within_their_memory(start_server: Any, connect: An
     gate.set()
     while (code := code_of(lambda: take_in(rpc, "b", data))) != "OK":  # until the server knows that the caller is gone
         assert code == "RESOURCE_EXHAUSTED"
-    assert plain(rpc.get("b")) == plain(rpc.get("s"))
+    assert rpc.plain(rpc.get("b")) == rpc.plain(rpc.get("s"))
     assert refused(lambda: rpc.get("a")).reason == "SESSION_NOT_FOUND"
 
 
@@ -459,7 +469,7 @@ def test_limits_of_the_importing_server_hold(
 ) -> None:
     wide, name = new_id(), new_id()
     rpc.create(wide, features=[str(n) for n in range(32)], horizon=60, window=64, hidden=1)
-    rpc.create(name, hidden=200)
+    rpc.create(name, hidden=160)
     server = start_server("--max-sessions", "2", "--session-memory-mib", "2", "--max-message-bytes", str(2**18))
     there = connect(server.target)
     error = refused(lambda: take_in(there, "wide", export(rpc, wide)))

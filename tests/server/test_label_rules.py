@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,7 @@ CONFIGS = {
         ("x",), task="classify", horizon=3, categories=(Categorical("x", tuple(map(str, range(200)))),)
     ),
     "far": SessionConfig(("x",), learner=LearnerConfig(hidden=2, window=1024)),
+    "several": SessionConfig(("x", "y"), learners=tuple(LearnerConfig(hidden=2) for _ in range(16))),
 }
 
 
@@ -127,6 +129,18 @@ def test_the_bytes_of_an_event_bound_request_and_reply(name: str) -> None:
     requested = sum(c.nbytes for c in (batch.values, batch.timestamps_ns, batch.labels) if c is not None) + 5 * n
     assert requested <= n * event_bytes(config)
     assert held_bytes(one, batch, Reply.EVERY) >= batch.nbytes + outs.nbytes
+
+
+def test_the_bytes_of_an_event_hold_however_many_learners_go_back() -> None:
+    config, n = CONFIGS["several"].validated(), 50
+    fold = Fold(select_backend("numpy"))
+    (outs,) = fold.step([(fold.create(config), Events(np.zeros((n, 2))))])
+    all_back = replace(outs, first_sequence=2**63, learner_reset=np.full_like(outs.learner_reset, 4))
+    reply = translate.outcomes(all_back, 32)
+    assert len(reply.learner_resets) == 16 * n
+    last = reply.learner_resets[-1]
+    assert (last.sequence, last.learner, last.reason) == (2**63 + n - 1, 15, 4)
+    assert reply.ByteSize() <= n * event_bytes(config) + 4096
 
 
 def test_a_session_whose_reply_or_symbols_fit_no_message_is_refused() -> None:

@@ -61,7 +61,7 @@ def test_labels_with_and_after_their_events_are_what_the_fold_alone_makes_of_the
         told = fold.label(slot, Labels(late, labels[late - 1]))
         assert counts(response) == (4, 0, told.trainable) == (4, 0, 4)
     status = fold.status(slot)
-    assert rpc.get(session).updates.applied == status.applied > 20
+    assert rpc.get(session).updates.applied == status.updates.applied > 20
     assert rpc.get(session).scores.count == status.scores.count.ravel().tolist() == [49, 49], "all but the first"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bptt_core import Outcomes, UpdateResult, select_backend
+from bptt_core import Outcomes, ResetReason, SensorState, UpdateResult, select_backend
 from server.metrics import Metrics
 
 EVERY = 1
@@ -40,7 +40,10 @@ def outcomes(results: list[UpdateResult], **columns: Any) -> Outcomes:
     given = {
         "mean": wide, "lower": wide, "upper": wide, "distribution": np.zeros((n, 1, 1, 0)), "anomaly_score": thin,
         "loss": thin, "gradient_norm": thin, "clip_scale": thin, "saturation": thin, "update_ratio": thin,
-        "norm_by_lag": np.full((n, 3), np.nan, np.float32), **columns,
+        "norm_by_lag": np.full((n, 3), np.nan, np.float32), "target_anomaly_score": wide[:, 0],
+        "anomaly_likelihood": thin, "sensor_state": np.full((n, 1), SensorState.OK, np.int8),
+        "drift": np.zeros(n, bool), "warming_up": np.zeros(n, bool), "learner_reset": np.zeros((n, 1), np.int8),
+        **columns,
     }  # fmt: skip
     return Outcomes(first_sequence=1, update_result=np.array(results, np.int8), **given)
 
@@ -102,6 +105,13 @@ def test_every_family_is_there_and_plausible_after_a_run(
     assert 0 < value(found, "bptt_update_seconds_count") < batches  # b's events had nothing to learn
     assert value(found, "bptt_ingest_reply_seconds_count") == 6
     assert 0 < value(found, "bptt_ingest_reply_seconds_sum") < 600
+    for reason in ("non_finite", "diverged", "restarted", "season"):
+        assert value(found, "bptt_learner_resets_total", reason=reason) == 0
+    assert value(found, "bptt_sensor_states_total", state="ok") == 2 * 200
+    assert value(found, "bptt_sensor_states_total", state="missing") == 2 * 20
+    assert value(found, "bptt_sensor_states_total", state="stuck") == 0
+    assert value(found, "bptt_anomalous_events_total") < 20
+    assert value(found, "bptt_drifts_total") < 3
     assert value(found, "bptt_queue_events") == 0
     assert value(found, "bptt_sessions") == 2
     assert value(found, "bptt_streams") == 1
@@ -182,6 +192,11 @@ def test_known_labels_are_exported_before_anything_happened(start_server: Any, s
         assert value(found, "bptt_labels_total", outcome=outcome) == 0
     for result in ("applied", "no_target", "non_finite", "learning_off"):
         assert value(found, "bptt_updates_total", result=result) == 0
+    for reason in ("non_finite", "diverged", "restarted", "season"):
+        assert value(found, "bptt_learner_resets_total", reason=reason) == 0
+    for state in ("ok", "missing", "stuck"):
+        assert value(found, "bptt_sensor_states_total", state=state) == 0
+    assert value(found, "bptt_session_skill_bucket", le="+Inf") == value(found, "bptt_session_skill_gcount") == 0
     lags = ("0", "1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "window")
     for lag in lags:
         assert value(found, "bptt_gradient_norm_by_lag_count", lag=lag) == 0
@@ -216,6 +231,59 @@ def test_the_http_port_answers_a_request_for_the_head_alone(server: Any) -> None
         assert (answer.status, answer.read()) == (status, b"")
         assert int(answer.headers["Content-Length"]) > 0
         connection.close()
+
+
+def test_oddities_and_resets_are_counted_by_kind() -> None:
+    metrics = Metrics(select_backend("numpy"), "test")
+    n, kinds = 5, SensorState
+    several = np.zeros((n, 3), np.int8)
+    several[1, 2], several[3, 0], several[3, 1] = ResetReason.DIVERGED, ResetReason.SEASON, ResetReason.DIVERGED
+    one = outcomes(
+        [UpdateResult.APPLIED] * n, anomaly_score=np.array([0, 1, 1.01, np.nan, 30]), learner_reset=several,
+        drift=np.array([0, 0, 1, 0, 0], bool),
+    )  # fmt: skip
+    states = np.array([[kinds.OK, kinds.MISSING], [kinds.STUCK, kinds.OK]], np.int8)
+    two = outcomes([UpdateResult.APPLIED] * 2, sensor_state=states, anomaly_score=np.zeros(2))
+    symbols = outcomes([UpdateResult.APPLIED], sensor_state=np.zeros((1, 0), np.int8), anomaly_score=np.zeros(1))
+    metrics.folded([one, two, symbols], 0.1, 0)
+    found = parsed(metrics.page().decode())
+    assert value(found, "bptt_anomalous_events_total") == 2
+    assert value(found, "bptt_drifts_total") == 1
+    resets = {"non_finite": 0, "diverged": 2, "restarted": 0, "season": 1}
+    assert {k: value(found, "bptt_learner_resets_total", reason=k) for k in resets} == resets
+    sensors = {"ok": n + 2, "missing": 1, "stuck": 1}
+    assert {k: value(found, "bptt_sensor_states_total", state=k) for k in sensors} == sensors
+
+
+def test_the_distribution_of_skill_is_that_of_the_sessions_at_last_telling() -> None:
+    metrics = Metrics(select_backend("numpy"), "test")
+    metrics.skill.tell(np.array([0.9, 0.9]))
+    metrics.skill.tell(np.array([-np.inf, -3.0, -0.3, 0.0, 0.05, 0.6, 1.0, np.nan]))
+    found = parsed(metrics.page().decode())
+    below = {"-1.0": 2, "-0.5": 2, "-0.25": 3, "-0.1": 3, "0.0": 4, "0.1": 5, "0.5": 5, "0.75": 6, "1.0": 7, "+Inf": 7}
+    assert {le: value(found, "bptt_session_skill_bucket", le=le) for le in below} == below
+    assert value(found, "bptt_session_skill_gcount") == 7
+    assert value(found, "bptt_session_skill_gsum") == pytest.approx(-1 - 1 - 0.3 + 0.05 + 0.6 + 1)
+
+
+def test_skill_on_the_page_follows_the_sessions(
+    start_server: Any, connect: Any, noise: Any, samples: Any, wait_for: Any
+) -> None:
+    server = start_server(prelude="import server.app; server.app._SKILL_S = 0.02")
+    rpc = connect(server.target)
+    for name in "abc":
+        rpc.create(name)
+    rpc.create("labelled", task=2, labels=["z"])
+    wait_for(server, "bptt_session_skill_gcount 0.0")
+    skills = []
+    for name, scale in (("a", 1.0), ("b", 100.0)):
+        rpc.ingest(name, 1, scale * noise(300))
+        scores = rpc.get(name).scores
+        skills.append(1 - np.mean(np.divide(scores.mse, scores.persistence_mse)))
+    wait_for(server, "bptt_session_skill_gcount 2.0")
+    assert value(samples(server), "bptt_session_skill_gsum") == pytest.approx(sum(skills))
+    rpc.delete("a")
+    wait_for(server, "bptt_session_skill_gcount 1.0")
 
 
 def test_an_updates_time_is_its_share_of_the_micro_batch() -> None:

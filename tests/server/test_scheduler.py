@@ -76,7 +76,7 @@ def test_the_share_falls_with_what_a_row_costs() -> None:
         config = SessionConfig(("x",), learner=LearnerConfig(**learner)).validated()
         parameters = 4 * config.learner.hidden * (config.learner.hidden + 4) + config.learner.hidden + 1
         assert config.learner.window is not None
-        return share(config.learner.window, parameters, session_bytes(config))
+        return share(config.learner.window, 1, parameters, session_bytes(config))
 
     assert part() == 1.0
     assert part(hidden=16, window=64) == 1.0
@@ -84,6 +84,10 @@ def test_the_share_falls_with_what_a_row_costs() -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] * 4096 < 1
     assert part(hidden=1, window=1024) * 64 < 10
+
+
+def test_a_portfolio_has_the_share_of_all_its_learners_together() -> None:
+    assert share(256, 1, 20_000, 0) == 8 * share(256, 8, 160_000, 0)
 
 
 def test_a_busy_lane_starves_nobody_of_its_shape_or_another() -> None:

@@ -21,7 +21,8 @@ EVERY, NONE = 1, 3
 
 def test_a_new_session_has_every_field_filled_in(rpc: Any, new_id: Any) -> None:
     name = new_id()
-    request = session_pb2.CreateSessionRequest(session_id=name, config=config_pb2.SessionConfig(features=["x"]))
+    config = config_pb2.SessionConfig(features=["x"], learner=config_pb2.LearnerConfig())
+    request = session_pb2.CreateSessionRequest(session_id=name, config=config)
     response = rpc.sessions.CreateSession(request)
     session = response.session
     assert response.created
@@ -33,6 +34,7 @@ def test_a_new_session_has_every_field_filled_in(rpc: Any, new_id: Any) -> None:
         anchor=1, optimizer=1, learning_rate=1e-3, beta1=0.9, beta2=0.999, weight_decay=0.0, schedule=1,
         warmup_updates=0, decay_updates=10_000, rate_floor=0.1, clip=1, clip_norm=1.0, clip_value=1.0,
         clip_quantile=0.9, input_init=1, recurrent_init=4, recurrent_gain=1.0, bias_init=1, forget_bias=1.0, seed=0,
+        guard=True,
     )  # fmt: skip
     assert session.limits.credit_events == 1024
     assert not session.HasField("last_timestamp_ns")
@@ -158,7 +160,7 @@ def test_limits_hold_at_the_limit(start_server: Any, connect: Any, noise: Any, r
 
 def test_sessions_keep_within_their_memory(start_server: Any, connect: Any, refused: Any, tmp_path: Path) -> None:
     def large(rpc: Any, name: str) -> Any:
-        return rpc.create(name, features=["x"], hidden=96, window=64)  # 465 kB
+        return rpc.create(name, features=["x"], hidden=84, window=64)  # 478 kB
 
     data = tmp_path / "kept"
     first = start_server("--session-memory-mib", "1", data=data)
@@ -190,7 +192,7 @@ def test_sessions_on_disk_that_exceed_their_memory_stop_the_start(
     first = start_server(data=data)
     rpc = connect(first.target)
     for name in "abc":
-        rpc.create(name, features=["x"], hidden=96, window=64)
+        rpc.create(name, features=["x"], hidden=84, window=64)
     assert first.stop() == 0
     with pytest.raises(RuntimeError, match="exit code 1") as caught:
         start_server("--session-memory-mib", "1", data=data)

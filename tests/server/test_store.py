@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,29 @@ def test_any_damaged_byte_is_noticed() -> None:
     data = pack(stored())
     for at in range(len(data)):
         damaged = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-        with pytest.raises(ValueError, match=r"damaged|not a session file"):
+        with pytest.raises(
+            ValueError, match=r"damaged|not a session file|it has version 2; this server reads version 3"
+        ):
             unpack(damaged)
+
+
+def test_learners_and_seasons_come_back() -> None:
+    learners = (LearnerConfig(hidden=3), LearnerConfig(hidden=5, anchor="season", guard=False))
+    for given in ({"learners": learners, "seasons": (24, 168)}, {"learners": learners[:1], "seasonality": "off"}, {}):
+        config = SessionConfig(("x", "y"), **given).validated()
+        back = unpack(pack(replace(stored(), created=Terms(config, {}, True, 7), labels=np.zeros((0, 0)))))
+        assert back.created.config == config
+
+
+def test_a_file_of_an_older_version_is_refused_by_its_version(tmp_path: Path) -> None:
+    data = pack(stored())
+    old = data[: len(MAGIC) - 1] + b"2" + data[len(MAGIC) : -32]
+    with contextlib.closing(Store(tmp_path)) as store:
+        path = tmp_path / "sessions" / f"{UID}.session"
+        path.write_bytes(old + blake2b(old, digest_size=32).digest())
+        with pytest.raises(StoreError, match=f"{UID}.session is not usable: it has version 2; this server reads ver"):
+            list(store.load())
+        assert path.exists()
 
 
 def test_any_missing_end_is_noticed() -> None:

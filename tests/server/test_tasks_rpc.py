@@ -125,7 +125,7 @@ def test_the_gradient_by_lag_comes_with_every_64th_update_and_no_other(rpc: Any,
     served = rpc.ingest(session, 1, noise(200), reply=EVERY).outcomes
     expected, status = alone(Events(noise(200)), learner={"window": window})
     measured = np.flatnonzero(~np.isnan(expected.norm_by_lag).all(axis=1))
-    assert len(measured) == status.applied // 64 == 3
+    assert len(measured) == status.updates.applied // 64 == 3
     assert [one.sequence for one in served.gradient_by_lag] == (measured + 1).tolist()
     for one, row in zip(served.gradient_by_lag, measured, strict=True):
         assert tuple(one.lag) == lags(window) == (0, 1, 2, 4, 8, 16, 20)
@@ -141,15 +141,16 @@ def test_a_configuration_comes_back_as_it_was_asked_for(rpc: Any, new_id: Any) -
         learning_rate=2e-3, clip_norm=2.0, seed=7, layers=2, student_dof=5.0, quantiles=[0.25, 0.75], beta1=0.8,
         beta2=0.98, weight_decay=0.1, schedule=2, warmup_updates=3, decay_updates=50, rate_floor=0.2, clip=3,
         clip_value=3.0, clip_quantile=0.8, input_init=2, recurrent_init=5, recurrent_gain=0.5, bias_init=2,
-        forget_bias=2.0,
+        forget_bias=2.0, guard=False,
     )  # fmt: skip
     config = config_pb2.SessionConfig(
         features=["x", "mode"], horizon=1, coverage=0.8, learner=learner, task=2, labels=["load"],
         categories=[symbols("mode")], label_age=3, scaling=2, means=[1, 0, 2], deviations=[3, 1, 4], period_ns=5,
+        seasonality=3,
     )  # fmt: skip
     for message in (learner, config):
         absent = {f.name for f in message.DESCRIPTOR.fields} - {f.name for f, _ in message.ListFields()}
-        assert absent <= {"targets", "seasons"}, "not with labels"
+        assert absent <= {"targets", "seasons", "learners"}, "not with labels"
     request = session_pb2.CreateSessionRequest(session_id=new_id(), config=config)
     made = rpc.sessions.CreateSession(request, timeout=60)
     assert made.session.config == config

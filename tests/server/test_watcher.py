@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,9 @@ from server.watch import Watcher
 
 def table(first: int, n: int) -> Outcomes:
     wide = np.arange(first, first + n, dtype=float).reshape(n, 1, 1)
-    thin = wide.ravel()
-    small = thin.astype(np.float32)
-    return Outcomes(
-        first, wide, wide, wide, np.zeros((n, 1, 1, 0)), thin, thin.astype(np.int8), *[small] * 5, small[:, None]
-    )
+    columns: dict[str, Any] = {f.name: wide.ravel() for f in fields(Outcomes)} | {"first_sequence": first}
+    columns |= dict.fromkeys(("mean", "lower", "upper"), wide) | {"distribution": np.zeros((n, 1, 1, 0))}
+    return Outcomes(**columns)
 
 
 def watcher(max_bytes: int, max_events: int = 100) -> tuple[Watcher, list[int]]:

@@ -29,6 +29,8 @@ def learners(shape: tbptt.LearnerShape, params: np.ndarray, dtype: type = np.flo
     slots = [[slab.allocate() for _ in params] for slab in slabs]
     device, host = (slab.take(np.array(index)) for slab, index in zip(slabs, slots, strict=True))
     device["params"][...] = params
+    if shape.guard:
+        device["good"][...] = params
     host["learning_rate"][...] = RATE
     return device, host
 

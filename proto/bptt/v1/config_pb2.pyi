@@ -32,6 +32,15 @@ class Anchor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ANCHOR_UNSPECIFIED: _ClassVar[Anchor]
     ANCHOR_LAST_VALUE: _ClassVar[Anchor]
     ANCHOR_NONE: _ClassVar[Anchor]
+    ANCHOR_SEASON: _ClassVar[Anchor]
+    ANCHOR_SECOND_SEASON: _ClassVar[Anchor]
+
+class Seasonality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SEASONALITY_UNSPECIFIED: _ClassVar[Seasonality]
+    SEASONALITY_FOUND: _ClassVar[Seasonality]
+    SEASONALITY_GIVEN: _ClassVar[Seasonality]
+    SEASONALITY_OFF: _ClassVar[Seasonality]
 
 class Loss(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -99,6 +108,12 @@ SCALING_FIXED: Scaling
 ANCHOR_UNSPECIFIED: Anchor
 ANCHOR_LAST_VALUE: Anchor
 ANCHOR_NONE: Anchor
+ANCHOR_SEASON: Anchor
+ANCHOR_SECOND_SEASON: Anchor
+SEASONALITY_UNSPECIFIED: Seasonality
+SEASONALITY_FOUND: Seasonality
+SEASONALITY_GIVEN: Seasonality
+SEASONALITY_OFF: Seasonality
 LOSS_UNSPECIFIED: Loss
 LOSS_SQUARED: Loss
 LOSS_HUBER: Loss
@@ -135,7 +150,7 @@ BIAS_INIT_FORGET: BiasInit
 BIAS_INIT_CHRONO: BiasInit
 
 class LearnerConfig(_message.Message):
-    __slots__ = ("cell", "hidden", "window", "stride", "loss_span", "loss", "huber_delta", "anchor", "optimizer", "learning_rate", "clip_norm", "seed", "layers", "student_dof", "quantiles", "beta1", "beta2", "weight_decay", "schedule", "warmup_updates", "decay_updates", "rate_floor", "clip", "clip_value", "clip_quantile", "input_init", "recurrent_init", "recurrent_gain", "bias_init", "forget_bias")
+    __slots__ = ("cell", "hidden", "window", "stride", "loss_span", "loss", "huber_delta", "anchor", "optimizer", "learning_rate", "clip_norm", "seed", "layers", "student_dof", "quantiles", "beta1", "beta2", "weight_decay", "schedule", "warmup_updates", "decay_updates", "rate_floor", "clip", "clip_value", "clip_quantile", "input_init", "recurrent_init", "recurrent_gain", "bias_init", "forget_bias", "guard")
     CELL_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +181,7 @@ class LearnerConfig(_message.Message):
     RECURRENT_GAIN_FIELD_NUMBER: _ClassVar[int]
     BIAS_INIT_FIELD_NUMBER: _ClassVar[int]
     FORGET_BIAS_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
     cell: Cell
     hidden: int
     window: int
@@ -196,7 +212,8 @@ class LearnerConfig(_message.Message):
     recurrent_gain: float
     bias_init: BiasInit
     forget_bias: float
-    def __init__(self, cell: _Optional[_Union[Cell, str]] = ..., hidden: _Optional[int] = ..., window: _Optional[int] = ..., stride: _Optional[int] = ..., loss_span: _Optional[int] = ..., loss: _Optional[_Union[Loss, str]] = ..., huber_delta: _Optional[float] = ..., anchor: _Optional[_Union[Anchor, str]] = ..., optimizer: _Optional[_Union[Optimizer, str]] = ..., learning_rate: _Optional[float] = ..., clip_norm: _Optional[float] = ..., seed: _Optional[int] = ..., layers: _Optional[int] = ..., student_dof: _Optional[float] = ..., quantiles: _Optional[_Iterable[float]] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., weight_decay: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, str]] = ..., warmup_updates: _Optional[int] = ..., decay_updates: _Optional[int] = ..., rate_floor: _Optional[float] = ..., clip: _Optional[_Union[Clip, str]] = ..., clip_value: _Optional[float] = ..., clip_quantile: _Optional[float] = ..., input_init: _Optional[_Union[Initializer, str]] = ..., recurrent_init: _Optional[_Union[Initializer, str]] = ..., recurrent_gain: _Optional[float] = ..., bias_init: _Optional[_Union[BiasInit, str]] = ..., forget_bias: _Optional[float] = ...) -> None: ...
+    guard: bool
+    def __init__(self, cell: _Optional[_Union[Cell, str]] = ..., hidden: _Optional[int] = ..., window: _Optional[int] = ..., stride: _Optional[int] = ..., loss_span: _Optional[int] = ..., loss: _Optional[_Union[Loss, str]] = ..., huber_delta: _Optional[float] = ..., anchor: _Optional[_Union[Anchor, str]] = ..., optimizer: _Optional[_Union[Optimizer, str]] = ..., learning_rate: _Optional[float] = ..., clip_norm: _Optional[float] = ..., seed: _Optional[int] = ..., layers: _Optional[int] = ..., student_dof: _Optional[float] = ..., quantiles: _Optional[_Iterable[float]] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., weight_decay: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, str]] = ..., warmup_updates: _Optional[int] = ..., decay_updates: _Optional[int] = ..., rate_floor: _Optional[float] = ..., clip: _Optional[_Union[Clip, str]] = ..., clip_value: _Optional[float] = ..., clip_quantile: _Optional[float] = ..., input_init: _Optional[_Union[Initializer, str]] = ..., recurrent_init: _Optional[_Union[Initializer, str]] = ..., recurrent_gain: _Optional[float] = ..., bias_init: _Optional[_Union[BiasInit, str]] = ..., forget_bias: _Optional[float] = ..., guard: bool = ...) -> None: ...
 
 class Categorical(_message.Message):
     __slots__ = ("channel", "symbols")
@@ -207,7 +224,7 @@ class Categorical(_message.Message):
     def __init__(self, channel: _Optional[str] = ..., symbols: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SessionConfig(_message.Message):
-    __slots__ = ("features", "targets", "horizon", "seasons", "period_ns", "coverage", "learner", "task", "labels", "categories", "label_age", "scaling", "means", "deviations")
+    __slots__ = ("features", "targets", "horizon", "seasons", "period_ns", "coverage", "learner", "task", "labels", "categories", "label_age", "scaling", "means", "deviations", "learners", "seasonality")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     HORIZON_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +239,8 @@ class SessionConfig(_message.Message):
     SCALING_FIELD_NUMBER: _ClassVar[int]
     MEANS_FIELD_NUMBER: _ClassVar[int]
     DEVIATIONS_FIELD_NUMBER: _ClassVar[int]
+    LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    SEASONALITY_FIELD_NUMBER: _ClassVar[int]
     features: _containers.RepeatedScalarFieldContainer[str]
     targets: _containers.RepeatedScalarFieldContainer[str]
     horizon: int
@@ -236,4 +255,6 @@ class SessionConfig(_message.Message):
     scaling: Scaling
     means: _containers.RepeatedScalarFieldContainer[float]
     deviations: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, features: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., horizon: _Optional[int] = ..., seasons: _Optional[_Iterable[int]] = ..., period_ns: _Optional[int] = ..., coverage: _Optional[float] = ..., learner: _Optional[_Union[LearnerConfig, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[_Union[Categorical, _Mapping]]] = ..., label_age: _Optional[int] = ..., scaling: _Optional[_Union[Scaling, str]] = ..., means: _Optional[_Iterable[float]] = ..., deviations: _Optional[_Iterable[float]] = ...) -> None: ...
+    learners: _containers.RepeatedCompositeFieldContainer[LearnerConfig]
+    seasonality: Seasonality
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., horizon: _Optional[int] = ..., seasons: _Optional[_Iterable[int]] = ..., period_ns: _Optional[int] = ..., coverage: _Optional[float] = ..., learner: _Optional[_Union[LearnerConfig, _Mapping]] = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[_Union[Categorical, _Mapping]]] = ..., label_age: _Optional[int] = ..., scaling: _Optional[_Union[Scaling, str]] = ..., means: _Optional[_Iterable[float]] = ..., deviations: _Optional[_Iterable[float]] = ..., learners: _Optional[_Iterable[_Union[LearnerConfig, _Mapping]]] = ..., seasonality: _Optional[_Union[Seasonality, str]] = ...) -> None: ...

@@ -24,6 +24,21 @@ class UpdateResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UPDATE_RESULT_NON_FINITE: _ClassVar[UpdateResult]
     UPDATE_RESULT_LEARNING_OFF: _ClassVar[UpdateResult]
 
+class SensorState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SENSOR_STATE_UNSPECIFIED: _ClassVar[SensorState]
+    SENSOR_STATE_OK: _ClassVar[SensorState]
+    SENSOR_STATE_MISSING: _ClassVar[SensorState]
+    SENSOR_STATE_STUCK: _ClassVar[SensorState]
+
+class ResetReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESET_REASON_UNSPECIFIED: _ClassVar[ResetReason]
+    RESET_REASON_NON_FINITE: _ClassVar[ResetReason]
+    RESET_REASON_DIVERGED: _ClassVar[ResetReason]
+    RESET_REASON_RESTARTED: _ClassVar[ResetReason]
+    RESET_REASON_SEASON: _ClassVar[ResetReason]
+
 class WarmStartUpdates(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     WARM_START_UPDATES_UNSPECIFIED: _ClassVar[WarmStartUpdates]
@@ -39,6 +54,15 @@ UPDATE_RESULT_APPLIED: UpdateResult
 UPDATE_RESULT_NO_TARGET: UpdateResult
 UPDATE_RESULT_NON_FINITE: UpdateResult
 UPDATE_RESULT_LEARNING_OFF: UpdateResult
+SENSOR_STATE_UNSPECIFIED: SensorState
+SENSOR_STATE_OK: SensorState
+SENSOR_STATE_MISSING: SensorState
+SENSOR_STATE_STUCK: SensorState
+RESET_REASON_UNSPECIFIED: ResetReason
+RESET_REASON_NON_FINITE: ResetReason
+RESET_REASON_DIVERGED: ResetReason
+RESET_REASON_RESTARTED: ResetReason
+RESET_REASON_SEASON: ResetReason
 WARM_START_UPDATES_UNSPECIFIED: WarmStartUpdates
 WARM_START_UPDATES_PER_SEQUENCE: WarmStartUpdates
 WARM_START_UPDATES_PER_PASS: WarmStartUpdates
@@ -60,7 +84,7 @@ class EventBatch(_message.Message):
     def __init__(self, session_uid: _Optional[str] = ..., first_sequence: _Optional[int] = ..., timestamps_ns: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., labels: _Optional[_Iterable[float]] = ..., episode_starts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Outcomes(_message.Message):
-    __slots__ = ("first_sequence", "count", "horizon", "targets", "mean", "lower", "upper", "anomaly_score", "update_results", "loss", "gradient_norm", "clip_scale", "distribution", "distribution_size", "saturation", "update_ratio", "gradient_by_lag")
+    __slots__ = ("first_sequence", "count", "horizon", "targets", "mean", "lower", "upper", "anomaly_score", "update_results", "loss", "gradient_norm", "clip_scale", "distribution", "distribution_size", "saturation", "update_ratio", "gradient_by_lag", "target_anomaly_score", "anomaly_likelihood", "sensor_states", "drift", "warming_up", "learner_resets")
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     HORIZON_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +102,12 @@ class Outcomes(_message.Message):
     SATURATION_FIELD_NUMBER: _ClassVar[int]
     UPDATE_RATIO_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_BY_LAG_FIELD_NUMBER: _ClassVar[int]
+    TARGET_ANOMALY_SCORE_FIELD_NUMBER: _ClassVar[int]
+    ANOMALY_LIKELIHOOD_FIELD_NUMBER: _ClassVar[int]
+    SENSOR_STATES_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    WARMING_UP_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_RESETS_FIELD_NUMBER: _ClassVar[int]
     first_sequence: int
     count: int
     horizon: int
@@ -95,7 +125,23 @@ class Outcomes(_message.Message):
     saturation: _containers.RepeatedScalarFieldContainer[float]
     update_ratio: _containers.RepeatedScalarFieldContainer[float]
     gradient_by_lag: _containers.RepeatedCompositeFieldContainer[GradientByLag]
-    def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., horizon: _Optional[int] = ..., targets: _Optional[int] = ..., mean: _Optional[_Iterable[float]] = ..., lower: _Optional[_Iterable[float]] = ..., upper: _Optional[_Iterable[float]] = ..., anomaly_score: _Optional[_Iterable[float]] = ..., update_results: _Optional[_Iterable[_Union[UpdateResult, str]]] = ..., loss: _Optional[_Iterable[float]] = ..., gradient_norm: _Optional[_Iterable[float]] = ..., clip_scale: _Optional[_Iterable[float]] = ..., distribution: _Optional[_Iterable[float]] = ..., distribution_size: _Optional[int] = ..., saturation: _Optional[_Iterable[float]] = ..., update_ratio: _Optional[_Iterable[float]] = ..., gradient_by_lag: _Optional[_Iterable[_Union[GradientByLag, _Mapping]]] = ...) -> None: ...
+    target_anomaly_score: _containers.RepeatedScalarFieldContainer[float]
+    anomaly_likelihood: _containers.RepeatedScalarFieldContainer[float]
+    sensor_states: _containers.RepeatedScalarFieldContainer[SensorState]
+    drift: _containers.RepeatedScalarFieldContainer[bool]
+    warming_up: _containers.RepeatedScalarFieldContainer[bool]
+    learner_resets: _containers.RepeatedCompositeFieldContainer[LearnerReset]
+    def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., horizon: _Optional[int] = ..., targets: _Optional[int] = ..., mean: _Optional[_Iterable[float]] = ..., lower: _Optional[_Iterable[float]] = ..., upper: _Optional[_Iterable[float]] = ..., anomaly_score: _Optional[_Iterable[float]] = ..., update_results: _Optional[_Iterable[_Union[UpdateResult, str]]] = ..., loss: _Optional[_Iterable[float]] = ..., gradient_norm: _Optional[_Iterable[float]] = ..., clip_scale: _Optional[_Iterable[float]] = ..., distribution: _Optional[_Iterable[float]] = ..., distribution_size: _Optional[int] = ..., saturation: _Optional[_Iterable[float]] = ..., update_ratio: _Optional[_Iterable[float]] = ..., gradient_by_lag: _Optional[_Iterable[_Union[GradientByLag, _Mapping]]] = ..., target_anomaly_score: _Optional[_Iterable[float]] = ..., anomaly_likelihood: _Optional[_Iterable[float]] = ..., sensor_states: _Optional[_Iterable[_Union[SensorState, str]]] = ..., drift: _Optional[_Iterable[bool]] = ..., warming_up: _Optional[_Iterable[bool]] = ..., learner_resets: _Optional[_Iterable[_Union[LearnerReset, _Mapping]]] = ...) -> None: ...
+
+class LearnerReset(_message.Message):
+    __slots__ = ("sequence", "learner", "reason")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    learner: int
+    reason: ResetReason
+    def __init__(self, sequence: _Optional[int] = ..., learner: _Optional[int] = ..., reason: _Optional[_Union[ResetReason, str]] = ...) -> None: ...
 
 class GradientByLag(_message.Message):
     __slots__ = ("sequence", "lag", "norm")

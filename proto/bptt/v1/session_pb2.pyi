@@ -19,7 +19,7 @@ EXPORT_FORMAT_CHECKPOINT: ExportFormat
 EXPORT_FORMAT_SAFETENSORS: ExportFormat
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "uid", "config", "tags", "learning", "limits", "create_time", "last_sequence", "last_timestamp_ns", "period_ns", "updates", "scores", "backend", "parameters")
+    __slots__ = ("session_id", "uid", "config", "tags", "learning", "limits", "create_time", "last_sequence", "last_timestamp_ns", "period_ns", "updates", "scores", "backend", "parameters", "experts", "seasons", "drifts")
     class TagsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,9 @@ class Session(_message.Message):
     SCORES_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    SEASONS_FIELD_NUMBER: _ClassVar[int]
+    DRIFTS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     uid: str
     config: _config_pb2.SessionConfig
@@ -55,7 +58,24 @@ class Session(_message.Message):
     scores: Scores
     backend: str
     parameters: int
-    def __init__(self, session_id: _Optional[str] = ..., uid: _Optional[str] = ..., config: _Optional[_Union[_config_pb2.SessionConfig, _Mapping]] = ..., tags: _Optional[_Mapping[str, str]] = ..., learning: bool = ..., limits: _Optional[_Union[SessionLimits, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_sequence: _Optional[int] = ..., last_timestamp_ns: _Optional[int] = ..., period_ns: _Optional[int] = ..., updates: _Optional[_Union[UpdateCounts, _Mapping]] = ..., scores: _Optional[_Union[Scores, _Mapping]] = ..., backend: _Optional[str] = ..., parameters: _Optional[int] = ...) -> None: ...
+    experts: _containers.RepeatedCompositeFieldContainer[Expert]
+    seasons: _containers.RepeatedScalarFieldContainer[int]
+    drifts: int
+    def __init__(self, session_id: _Optional[str] = ..., uid: _Optional[str] = ..., config: _Optional[_Union[_config_pb2.SessionConfig, _Mapping]] = ..., tags: _Optional[_Mapping[str, str]] = ..., learning: bool = ..., limits: _Optional[_Union[SessionLimits, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_sequence: _Optional[int] = ..., last_timestamp_ns: _Optional[int] = ..., period_ns: _Optional[int] = ..., updates: _Optional[_Union[UpdateCounts, _Mapping]] = ..., scores: _Optional[_Union[Scores, _Mapping]] = ..., backend: _Optional[str] = ..., parameters: _Optional[int] = ..., experts: _Optional[_Iterable[_Union[Expert, _Mapping]]] = ..., seasons: _Optional[_Iterable[int]] = ..., drifts: _Optional[int] = ...) -> None: ...
+
+class Expert(_message.Message):
+    __slots__ = ("name", "weight", "relative_error", "updates", "rate_factor")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    RATE_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    weight: float
+    relative_error: float
+    updates: UpdateCounts
+    rate_factor: float
+    def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., relative_error: _Optional[float] = ..., updates: _Optional[_Union[UpdateCounts, _Mapping]] = ..., rate_factor: _Optional[float] = ...) -> None: ...
 
 class SessionLimits(_message.Message):
     __slots__ = ("credit_events",)
@@ -64,21 +84,29 @@ class SessionLimits(_message.Message):
     def __init__(self, credit_events: _Optional[int] = ...) -> None: ...
 
 class UpdateCounts(_message.Message):
-    __slots__ = ("applied", "clipped", "no_target", "non_finite", "learning_off")
+    __slots__ = ("applied", "clipped", "no_target", "non_finite", "learning_off", "reset_non_finite", "reset_diverged", "reset_restarted", "reset_season")
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     CLIPPED_FIELD_NUMBER: _ClassVar[int]
     NO_TARGET_FIELD_NUMBER: _ClassVar[int]
     NON_FINITE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_OFF_FIELD_NUMBER: _ClassVar[int]
+    RESET_NON_FINITE_FIELD_NUMBER: _ClassVar[int]
+    RESET_DIVERGED_FIELD_NUMBER: _ClassVar[int]
+    RESET_RESTARTED_FIELD_NUMBER: _ClassVar[int]
+    RESET_SEASON_FIELD_NUMBER: _ClassVar[int]
     applied: int
     clipped: int
     no_target: int
     non_finite: int
     learning_off: int
-    def __init__(self, applied: _Optional[int] = ..., clipped: _Optional[int] = ..., no_target: _Optional[int] = ..., non_finite: _Optional[int] = ..., learning_off: _Optional[int] = ...) -> None: ...
+    reset_non_finite: int
+    reset_diverged: int
+    reset_restarted: int
+    reset_season: int
+    def __init__(self, applied: _Optional[int] = ..., clipped: _Optional[int] = ..., no_target: _Optional[int] = ..., non_finite: _Optional[int] = ..., learning_off: _Optional[int] = ..., reset_non_finite: _Optional[int] = ..., reset_diverged: _Optional[int] = ..., reset_restarted: _Optional[int] = ..., reset_season: _Optional[int] = ...) -> None: ...
 
 class Scores(_message.Message):
-    __slots__ = ("count", "mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse", "seasonal_mae", "coverage", "width", "log_loss", "naive_log_loss", "error_rate", "naive_error_rate")
+    __slots__ = ("count", "mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse", "seasonal_mae", "coverage", "width", "log_loss", "naive_log_loss", "error_rate", "naive_error_rate", "interval_score")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     MSE_FIELD_NUMBER: _ClassVar[int]
     MAE_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +120,7 @@ class Scores(_message.Message):
     NAIVE_LOG_LOSS_FIELD_NUMBER: _ClassVar[int]
     ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
     NAIVE_ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_SCORE_FIELD_NUMBER: _ClassVar[int]
     count: _containers.RepeatedScalarFieldContainer[int]
     mse: _containers.RepeatedScalarFieldContainer[float]
     mae: _containers.RepeatedScalarFieldContainer[float]
@@ -105,7 +134,8 @@ class Scores(_message.Message):
     naive_log_loss: _containers.RepeatedScalarFieldContainer[float]
     error_rate: _containers.RepeatedScalarFieldContainer[float]
     naive_error_rate: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, count: _Optional[_Iterable[int]] = ..., mse: _Optional[_Iterable[float]] = ..., mae: _Optional[_Iterable[float]] = ..., persistence_mse: _Optional[_Iterable[float]] = ..., persistence_mae: _Optional[_Iterable[float]] = ..., seasonal_mse: _Optional[_Iterable[float]] = ..., seasonal_mae: _Optional[_Iterable[float]] = ..., coverage: _Optional[_Iterable[float]] = ..., width: _Optional[_Iterable[float]] = ..., log_loss: _Optional[_Iterable[float]] = ..., naive_log_loss: _Optional[_Iterable[float]] = ..., error_rate: _Optional[_Iterable[float]] = ..., naive_error_rate: _Optional[_Iterable[float]] = ...) -> None: ...
+    interval_score: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, count: _Optional[_Iterable[int]] = ..., mse: _Optional[_Iterable[float]] = ..., mae: _Optional[_Iterable[float]] = ..., persistence_mse: _Optional[_Iterable[float]] = ..., persistence_mae: _Optional[_Iterable[float]] = ..., seasonal_mse: _Optional[_Iterable[float]] = ..., seasonal_mae: _Optional[_Iterable[float]] = ..., coverage: _Optional[_Iterable[float]] = ..., width: _Optional[_Iterable[float]] = ..., log_loss: _Optional[_Iterable[float]] = ..., naive_log_loss: _Optional[_Iterable[float]] = ..., error_rate: _Optional[_Iterable[float]] = ..., naive_error_rate: _Optional[_Iterable[float]] = ..., interval_score: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class CreateSessionRequest(_message.Message):
     __slots__ = ("session_id", "config", "tags", "learning", "limits")
@@ -221,6 +251,26 @@ class DeleteSessionRequest(_message.Message):
 class DeleteSessionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ForkSessionRequest(_message.Message):
+    __slots__ = ("session_id", "session_uid", "fork_id", "changes", "fork_mask")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_UID_FIELD_NUMBER: _ClassVar[int]
+    FORK_ID_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    FORK_MASK_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    session_uid: str
+    fork_id: str
+    changes: SessionChanges
+    fork_mask: _field_mask_pb2.FieldMask
+    def __init__(self, session_id: _Optional[str] = ..., session_uid: _Optional[str] = ..., fork_id: _Optional[str] = ..., changes: _Optional[_Union[SessionChanges, _Mapping]] = ..., fork_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+
+class ForkSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class ExportSessionRequest(_message.Message):
     __slots__ = ("session_id", "session_uid", "format")

@@ -60,6 +60,11 @@ class SessionServiceStub(object):
                 request_serializer=bptt_dot_v1_dot_session__pb2.DeleteSessionRequest.SerializeToString,
                 response_deserializer=bptt_dot_v1_dot_session__pb2.DeleteSessionResponse.FromString,
                 _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/bptt.v1.SessionService/ForkSession',
+                request_serializer=bptt_dot_v1_dot_session__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=bptt_dot_v1_dot_session__pb2.ForkSessionResponse.FromString,
+                _registered_method=True)
         self.ExportSession = channel.unary_stream(
                 '/bptt.v1.SessionService/ExportSession',
                 request_serializer=bptt_dot_v1_dot_session__pb2.ExportSessionRequest.SerializeToString,
@@ -112,6 +117,14 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkSession(self, request, context):
+        """Copies a session, after the events acknowledged or queued so far, to a new id: fed the same events, the two go on
+        to the same bits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportSession(self, request, context):
         """The session after the events acknowledged or queued so far, or its network alone, as the bytes of a file.
         """
@@ -153,6 +166,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.DeleteSession,
                     request_deserializer=bptt_dot_v1_dot_session__pb2.DeleteSessionRequest.FromString,
                     response_serializer=bptt_dot_v1_dot_session__pb2.DeleteSessionResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=bptt_dot_v1_dot_session__pb2.ForkSessionRequest.FromString,
+                    response_serializer=bptt_dot_v1_dot_session__pb2.ForkSessionResponse.SerializeToString,
             ),
             'ExportSession': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportSession,
@@ -301,6 +319,33 @@ class SessionService(object):
             '/bptt.v1.SessionService/DeleteSession',
             bptt_dot_v1_dot_session__pb2.DeleteSessionRequest.SerializeToString,
             bptt_dot_v1_dot_session__pb2.DeleteSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bptt.v1.SessionService/ForkSession',
+            bptt_dot_v1_dot_session__pb2.ForkSessionRequest.SerializeToString,
+            bptt_dot_v1_dot_session__pb2.ForkSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

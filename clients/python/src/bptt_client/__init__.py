@@ -47,16 +47,15 @@ from bptt_client.replies import (
     BatchResult,
     Forecast,
     LabelResult,
+    LearnerReset,
     Outcomes,
     Reply,
-    Scores,
-    Session,
     Summary,
     TargetForecast,
     Update,
-    UpdateCounts,
     WarmStartResult,
 )
+from bptt_client.session import Expert, Scores, Session, UpdateCounts
 from bptt_client.stream import Stream
 
 __all__ = [
@@ -71,6 +70,7 @@ __all__ = [
     "ClientClosed",
     "CreditExceeded",
     "DeadlineExceeded",
+    "Expert",
     "Forecast",
     "InvalidRequest",
     "LabelConflict",
@@ -78,6 +78,7 @@ __all__ = [
     "LabelResult",
     "LabelTooOld",
     "LabelUnknownSequence",
+    "LearnerReset",
     "LimitReached",
     "MessageTooLarge",
     "NoEvents",

@@ -19,8 +19,9 @@ from bptt_client.aio_stream import AsyncStream, being_cancelled
 from bptt_client.answers import Known
 from bptt_client.events import Given, paired, paired_async
 from bptt_client.feed import Feed, Resume
-from bptt_client.replies import BatchResult, Forecast, LabelResult, Reply, Session, Summary, WarmStartResult
+from bptt_client.replies import BatchResult, Forecast, LabelResult, Reply, Summary, WarmStartResult
 from bptt_client.rows import Row, Time
+from bptt_client.session import Session
 
 T = TypeVar("T")
 
@@ -75,8 +76,9 @@ class AsyncClient:
 
         `configuration` has the other fields of the contract's `SessionConfig`: targets, horizon, seasons, period_ns,
         coverage, task, labels, categories (a mapping from a channel's name to its symbols, or to their number n for
-        "0" to "n-1"), label_age, scaling, means, deviations, and learner, a mapping, e.g. {"cell": "gru", "hidden":
-        16}. Raises SessionExists if the id is taken by another configuration, InvalidRequest for a value out of range.
+        "0" to "n-1"), label_age, scaling, means, deviations, seasonality, and learner, a mapping, e.g. {"cell": "gru",
+        "hidden": 16}, or learners, a list of such mappings. Raises SessionExists if the id is taken by another
+        configuration, InvalidRequest for a value out of range.
         """
         fields = {"features": features, **configuration}
         return self._handle(await self._run(calls.create_session(session_id, fields, tags, learning, credit_events)))
@@ -101,6 +103,15 @@ class AsyncClient:
     async def update_session(self, session_id: str, *, session_uid: str = "", **changes: Any) -> Session:
         """Changes learning, learning_rate, tags or credit_events; None returns one to its default."""
         return await self._run(calls.update_session(session_id, session_uid, changes))
+
+    async def fork_session(
+        self, session_id: str, fork_id: str, *, session_uid: str = "", **changes: Any
+    ) -> AsyncSessionHandle:
+        """Copies a session to an id that is free; fed the same events, the two go on to the same bits. `changes` are
+        those of `update_session`, made in the copy only. Not tried again by itself: after a lost answer the copy may be
+        there. Raises SessionNotFound, SessionExists.
+        """
+        return self._handle(await self._run(calls.fork_session(session_id, session_uid, fork_id, changes)))
 
     async def delete_session(self, session_id: str, *, session_uid: str = "") -> None:
         """Removes a session and what is stored of it. Raises SessionNotFound."""
@@ -253,11 +264,13 @@ class AsyncSessionHandle:
         tally.add(stream.results())
         return tally.summary(self.last_sequence, stream.reconnects)
 
-    def stream(self, *, reply: calls.ReplyMode = "every", batch: int = calls.DEFAULT_BATCH) -> AsyncStream:
-        """A live feed, to be used in an `async with`: an event leaves at once while nothing is in flight, else in
-        batches.
+    def stream(
+        self, *, reply: calls.ReplyMode = "every", batch: int = calls.DEFAULT_BATCH, live: bool = True
+    ) -> AsyncStream:
+        """A feed, to be used in an `async with`. If `live`, an event leaves at once while nothing is in flight, else in
+        batches; otherwise always in whole batches, or at `flush`.
         """
-        return self._stream(reply, batch, True, None, 0)
+        return self._stream(reply, batch, live, None, 0)
 
     async def label(self, sequence: int, labels: Row) -> LabelResult:
         """Tells the labels of one event; see `label_many`."""
@@ -306,6 +319,10 @@ class AsyncSessionHandle:
         default.
         """
         return await self._client.update_session(self.session_id, session_uid=self.uid, **changes)
+
+    async def fork(self, fork_id: str, **changes: Any) -> AsyncSessionHandle:
+        """A copy of this incarnation of the session; see the client's `fork_session`."""
+        return await self._client.fork_session(self.session_id, fork_id, session_uid=self.uid, **changes)
 
     async def export(
         self,

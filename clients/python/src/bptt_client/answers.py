@@ -16,11 +16,15 @@ from grpc_status import rpc_status
 
 from bptt.v1 import error_pb2, forecast_pb2, session_pb2
 from bptt_client import config, errors
-from bptt_client.replies import UPDATE_NAMES, BatchResult, Outcomes, Scores, Session, UpdateCounts
+from bptt_client.replies import RESET_NAMES, SENSOR_NAMES, UPDATE_NAMES, BatchResult, LearnerReset, Outcomes
 from bptt_client.rows import Channels
+from bptt_client.session import Expert, Scores, Session, UpdateCounts
 
 T = TypeVar("T")
-_BY_EVENT: Final = ("anomaly_score", "loss", "gradient_norm", "clip_scale", "saturation", "update_ratio")
+_BY_EVENT: Final = (
+    "anomaly_score", "loss", "gradient_norm", "clip_scale", "saturation", "update_ratio", "anomaly_likelihood",
+)  # fmt: skip
+_FLAGS: Final = ("drift", "warming_up")  # by event, too
 _BY_PAIR: Final = ("mean", "lower", "upper")
 _IN_BATCH: Final = re.compile(r"(values|labels)\[(\d+)\]\[(\d+)\]")
 
@@ -79,7 +83,6 @@ class Numbering(NamedTuple):
 
 def read_session(message: session_pb2.Session) -> Session:
     """A session as plain values."""
-    counts = message.updates
     return Session(
         session_id=message.session_id,
         uid=message.uid,
@@ -91,10 +94,28 @@ def read_session(message: session_pb2.Session) -> Session:
         last_sequence=message.last_sequence,
         last_timestamp_ns=message.last_timestamp_ns if message.HasField("last_timestamp_ns") else None,
         period_ns=message.period_ns if message.HasField("period_ns") else None,
-        updates=UpdateCounts(counts.applied, counts.clipped, counts.no_target, counts.non_finite, counts.learning_off),
+        updates=_read_counts(message.updates),
         scores=_read_scores(message) if message.HasField("scores") else None,
         backend=message.backend,
         parameters=message.parameters,
+        experts=tuple(map(_read_expert, message.experts)),
+        seasons=tuple(message.seasons),
+        drifts=message.drifts,
+    )
+
+
+def _read_counts(message: session_pb2.UpdateCounts) -> UpdateCounts:
+    return UpdateCounts(**{f.name: getattr(message, f.name) for f in dataclasses.fields(UpdateCounts)})
+
+
+def _read_expert(message: session_pb2.Expert) -> Expert:
+    learns = message.HasField("updates")
+    return Expert(
+        name=message.name,
+        weight=message.weight,
+        relative_error=message.relative_error,
+        updates=_read_counts(message.updates) if learns else None,
+        rate_factor=message.rate_factor if learns else None,
     )
 
 
@@ -116,27 +137,47 @@ def read_result(message: forecast_pb2.BatchResult, known: Known, round_trip_s: f
 
 def read_outcomes(message: forecast_pb2.Outcomes, known: Known) -> Outcomes:
     """Outcomes by column. Raises ProtocolError if the columns do not fit together."""
-    columns = {name: array("d", getattr(message, name)) for name in (*_BY_EVENT, *_BY_PAIR, "distribution")}
-    results, lags, size = message.update_results, message.gradient_by_lag, message.distribution_size
-    pairs = message.count * message.horizon * message.targets
-    lengths = dict.fromkeys(_BY_EVENT, message.count) | dict.fromkeys(_BY_PAIR, pairs)
-    lengths["distribution"] = pairs * size
-    fits = all(len(columns[name]) == length for name, length in lengths.items()) and len(results) == message.count
-    fits = fits and message.targets == len(known.targets) and size in (0, len(known.symbols or known.levels))
-    if not fits or any(len(measured.lag) != len(measured.norm) for measured in lags):
+    if not _fits(message, known):
         raise errors.ProtocolError("the columns of an answer do not fit together", code="INTERNAL")
-    names = tuple(UPDATE_NAMES[number - 1] if 1 <= number <= len(UPDATE_NAMES) else "not_due" for number in results)
+    numbers = (*_BY_EVENT, *_BY_PAIR, "distribution", "target_anomaly_score")
+    resets: dict[int, tuple[LearnerReset, ...]] = {}
+    for reset in message.learner_resets:
+        made = LearnerReset(reset.learner, _word(RESET_NAMES, reset.reason))
+        resets[reset.sequence] = (*resets.get(reset.sequence, ()), made)
     return Outcomes(
         first_sequence=message.first_sequence,
         targets=known.targets,
         horizon=message.horizon,
-        update_results=names,
-        gradient_by_lag={m.sequence: dict(zip(m.lag, m.norm, strict=True)) for m in lags},
-        distribution_size=size,
+        update_results=tuple(_word(UPDATE_NAMES, number) for number in message.update_results),
+        gradient_by_lag={m.sequence: dict(zip(m.lag, m.norm, strict=True)) for m in message.gradient_by_lag},
+        sensor_states=tuple(_word(SENSOR_NAMES, number) for number in message.sensor_states),
+        learner_resets=resets,
+        distribution_size=message.distribution_size,
         symbols=known.symbols,
         levels=known.levels,
-        **columns,
+        **{name: tuple(getattr(message, name)) for name in _FLAGS},
+        **{name: array("d", getattr(message, name)) for name in numbers},
     )
+
+
+def _fits(message: forecast_pb2.Outcomes, known: Known) -> bool:
+    """Whether every column is as long as the shape of the message says, and its shape the session's."""
+    size, entries = message.distribution_size, message.count * message.targets
+    pairs = entries * message.horizon
+    lengths = dict.fromkeys((*_BY_EVENT, *_FLAGS, "update_results"), message.count) | dict.fromkeys(_BY_PAIR, pairs)
+    lengths |= {"distribution": pairs * size, "target_anomaly_score": entries}
+    return (
+        all(len(getattr(message, name)) == length for name, length in lengths.items())
+        and len(message.sensor_states) in (0, entries)
+        and message.targets == len(known.targets)
+        and size in (0, len(known.symbols or known.levels))
+        and all(len(measured.lag) == len(measured.norm) for measured in message.gradient_by_lag)
+    )
+
+
+def _word(names: Sequence[T], number: int) -> T:
+    """The word for a number of an enum, whose zero is never sent; of one that a newer server knows, the first."""
+    return names[number - 1] if 1 <= number <= len(names) else names[0]
 
 
 def failure(

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, Literal, SupportsIndex, TypedDict, TypeVar
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from bptt.v1 import forecast_pb2, session_pb2
 from bptt_client import config, errors
 from bptt_client.answers import Known, Numbering, read_outcomes, read_result, read_session
 from bptt_client.events import Given, gathered
-from bptt_client.replies import BatchResult, Forecast, LabelResult, Reply, Session, Summary, WarmStartResult
+from bptt_client.replies import BatchResult, Forecast, LabelResult, Reply, Summary, WarmStartResult
 from bptt_client.rows import Row, encode_row
+from bptt_client.session import Session
 
 T = TypeVar("T")
 ReplyMode = Literal["every", "last", "none"]
@@ -44,8 +46,8 @@ PAGE_SIZE: Final = 100
 PIECE_BYTES: Final = 64 * 1024
 MOST_LABELLED: Final = 256  # events in one call
 
-# What may be repeated: the server recognises events and labels that come again. Not a warm start or an import, which
-# would find what the first one did. Streams resume by themselves, so gRPC must leave them alone.
+# What may be repeated: the server recognises events and labels that come again. Not a warm start, a fork or an import,
+# which would find what the first one did. Streams resume by themselves, so gRPC must leave them alone.
 _RETRIED: Final = {
     "bptt.v1.SessionService": (
         "CreateSession", "GetSession", "ListSessions", "UpdateSession", "DeleteSession", "ExportSession",
@@ -94,6 +96,8 @@ class Configuration(TypedDict, total=False):
     scaling: Literal["online", "fixed"] | None
     means: Sequence[float] | None
     deviations: Sequence[float] | None
+    learners: Sequence[Mapping[str, Any]] | None
+    seasonality: Literal["found", "given", "off"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +199,30 @@ def update_session(session_id: str, uid: str, changes: Mapping[str, Any]) -> Cal
     default.
     """
     request = session_pb2.UpdateSessionRequest(session_id=session_id, session_uid=uid)
+    _change(request, request.update_mask, changes)
+    return Call("UpdateSession", request, lambda answer: read_session(answer.session), _CHANGED)
+
+
+def fork_session(session_id: str, uid: str, fork_id: str, changes: Mapping[str, Any]) -> Call[Session]:
+    """Copies the session to the free id `fork_id`, with `changes` as in `update_session`."""
+    request = session_pb2.ForkSessionRequest(session_id=session_id, session_uid=uid, fork_id=fork_id)
+    _change(request, request.fork_mask, changes)
+    return Call("ForkSession", request, lambda answer: read_session(answer.session), _CHANGED)
+
+
+_CHANGED: Final = ("changes.limits.", "changes.", "config.learner.", "learner.")
+
+
+def _change(
+    request: session_pb2.UpdateSessionRequest | session_pb2.ForkSessionRequest,
+    mask: FieldMask,
+    changes: Mapping[str, Any],
+) -> None:
+    """Sets, in place, what is to be different, and the mask that says so. Raises ValueError."""
     for name, value in changes.items():
         if name not in ("learning", "learning_rate", "tags", "credit_events"):
             raise ValueError(f"{name!r} cannot change; allowed: learning, learning_rate, tags, credit_events")
-        request.update_mask.paths.append("limits" if name == "credit_events" else name)
+        mask.paths.append("limits" if name == "credit_events" else name)
         if value is None:
             continue
         if name == "tags":
@@ -207,8 +231,6 @@ def update_session(session_id: str, uid: str, changes: Mapping[str, Any]) -> Cal
             request.changes.limits.credit_events = value
         else:
             setattr(request.changes, name, value)
-    prefixes = ("changes.limits.", "changes.", "config.learner.", "learner.")
-    return Call("UpdateSession", request, lambda answer: read_session(answer.session), prefixes)
 
 
 def delete_session(session_id: str, uid: str) -> Call[None]:

@@ -17,8 +17,9 @@ from bptt_client import answers, calls, errors
 from bptt_client.answers import Known
 from bptt_client.events import Given, paired
 from bptt_client.feed import Feed, Resume
-from bptt_client.replies import BatchResult, Forecast, LabelResult, Reply, Session, Summary, WarmStartResult
+from bptt_client.replies import BatchResult, Forecast, LabelResult, Reply, Summary, WarmStartResult
 from bptt_client.rows import Row, Time
+from bptt_client.session import Session
 from bptt_client.stream import Stream
 
 T = TypeVar("T")
@@ -76,8 +77,9 @@ class Client:
 
         `configuration` has the other fields of the contract's `SessionConfig`: targets, horizon, seasons, period_ns,
         coverage, task, labels, categories (a mapping from a channel's name to its symbols, or to their number n for
-        "0" to "n-1"), label_age, scaling, means, deviations, and learner, a mapping, e.g. {"cell": "gru", "hidden":
-        16}. Raises SessionExists if the id is taken by another configuration, InvalidRequest for a value out of range.
+        "0" to "n-1"), label_age, scaling, means, deviations, seasonality, and learner, a mapping, e.g. {"cell": "gru",
+        "hidden": 16}, or learners, a list of such mappings. Raises SessionExists if the id is taken by another
+        configuration, InvalidRequest for a value out of range.
         """
         fields = {"features": features, **configuration}
         return self._handle(self._run(calls.create_session(session_id, fields, tags, learning, credit_events)))
@@ -101,6 +103,13 @@ class Client:
     def update_session(self, session_id: str, *, session_uid: str = "", **changes: Any) -> Session:
         """Changes learning, learning_rate, tags or credit_events; None returns one to its default."""
         return self._run(calls.update_session(session_id, session_uid, changes))
+
+    def fork_session(self, session_id: str, fork_id: str, *, session_uid: str = "", **changes: Any) -> SessionHandle:
+        """Copies a session to an id that is free; fed the same events, the two go on to the same bits. `changes` are
+        those of `update_session`, made in the copy only. Not tried again by itself: after a lost answer the copy may be
+        there. Raises SessionNotFound, SessionExists.
+        """
+        return self._handle(self._run(calls.fork_session(session_id, session_uid, fork_id, changes)))
 
     def delete_session(self, session_id: str, *, session_uid: str = "") -> None:
         """Removes a session and what is stored of it. Raises SessionNotFound."""
@@ -250,9 +259,13 @@ class SessionHandle:
         tally.add(stream.results())
         return tally.summary(self.last_sequence, stream.reconnects)
 
-    def stream(self, *, reply: calls.ReplyMode = "every", batch: int = calls.DEFAULT_BATCH) -> Stream:
-        """A live feed, to be used in a `with`: an event leaves at once while nothing is in flight, else in batches."""
-        return self._stream(reply, batch, True, None, 0)
+    def stream(
+        self, *, reply: calls.ReplyMode = "every", batch: int = calls.DEFAULT_BATCH, live: bool = True
+    ) -> Stream:
+        """A feed, to be used in a `with`. If `live`, an event leaves at once while nothing is in flight, else in
+        batches; otherwise always in whole batches, or at `flush`.
+        """
+        return self._stream(reply, batch, live, None, 0)
 
     def label(self, sequence: int, labels: Row) -> LabelResult:
         """Tells the labels of one event; see `label_many`."""
@@ -299,6 +312,10 @@ class SessionHandle:
         default.
         """
         return self._client.update_session(self.session_id, session_uid=self.uid, **changes)
+
+    def fork(self, fork_id: str, **changes: Any) -> SessionHandle:
+        """A copy of this incarnation of the session; see the client's `fork_session`."""
+        return self._client.fork_session(self.session_id, fork_id, session_uid=self.uid, **changes)
 
     def export(
         self,

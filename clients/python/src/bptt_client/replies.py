@@ -1,4 +1,5 @@
-"""What the service answers, as plain values. Knows no wire format and does no arithmetic.
+"""What the service answers to events, as plain values. Knows no wire format and does no arithmetic. What
+it says of a session as a whole is in `session.py`.
 
 Lists are nested [horizon][target]; horizon 0 of a list is one event ahead. A value that does not exist (a target never
 seen, an interval in warm-up, the loss of an update that did not happen) is NaN.
@@ -9,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 UpdateName = Literal["not_due", "applied", "no_target", "non_finite", "learning_off"]
 UPDATE_NAMES: tuple[UpdateName, ...] = ("not_due", "applied", "no_target", "non_finite", "learning_off")
+SensorName = Literal["ok", "missing", "stuck"]
+SENSOR_NAMES: tuple[SensorName, ...] = ("ok", "missing", "stuck")
+ResetName = Literal["non_finite", "diverged", "restarted", "season"]
+RESET_NAMES: tuple[ResetName, ...] = ("non_finite", "diverged", "restarted", "season")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +110,42 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class LearnerReset:
+    """A learner, by its position in the session's `learners`, lost what it had learned last: it went back to its last
+    good parameters ("non_finite", "diverged"), began anew ("restarted"), or its readout did ("season": the season it is
+    anchored to is another one).
+    """
+
+    learner: int
+    reason: ResetName
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """What the session answered to one event."""
+    """What the session answered to one event.
+
+    `anomaly_score` is the largest of `target_anomaly_score` (by target): above 1 the value is anomalous.
+    `anomaly_likelihood`, 0..1, is near 1 when the errors are no longer what they were, `drift` true at the event where
+    that was detected. `sensor_states` (by target; empty in a session with labels or symbols to predict) tells missing
+    and stuck sensors from surprising values. While `warming_up`, there are no intervals yet.
+    """
 
     sequence: int
     forecast: Forecast
     update: Update | None
     anomaly_score: float
+    target_anomaly_score: Mapping[str, float]
+    anomaly_likelihood: float
+    sensor_states: Mapping[str, SensorName]
+    drift: bool
+    warming_up: bool
+    learner_resets: tuple[LearnerReset, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
     """Replies to consecutive events by column: flat row-major sequences of `len` events; iterate for `Reply` views.
-    `gradient_by_lag` is by sequence, where it was measured.
+    `gradient_by_lag` and `learner_resets` are by sequence, where there were any; `sensor_states` may be empty.
     """
 
     first_sequence: int
@@ -136,6 +163,12 @@ class Outcomes:
     update_ratio: Sequence[float] = field(repr=False)
     gradient_by_lag: Mapping[int, Mapping[int, float]] = field(repr=False)
     distribution: Sequence[float] = field(repr=False)
+    target_anomaly_score: Sequence[float] = field(repr=False)
+    anomaly_likelihood: Sequence[float] = field(repr=False)
+    sensor_states: Sequence[SensorName] = field(repr=False)
+    drift: Sequence[bool] = field(repr=False)
+    warming_up: Sequence[bool] = field(repr=False)
+    learner_resets: Mapping[int, tuple[LearnerReset, ...]] = field(repr=False)
     distribution_size: int = 0
     symbols: tuple[str, ...] = ()
     levels: tuple[float, ...] = ()
@@ -153,7 +186,19 @@ class Outcomes:
         mean, lower, upper = (self._nested(column, i) for column in (self.mean, self.lower, self.upper))
         distribution = self._distribution(i) if self.distribution_size else None
         forecast = Forecast(sequence, self.targets, mean, lower, upper, None, distribution, self.symbols, self.levels)
-        return Reply(sequence, forecast, self._update(i), self.anomaly_score[i])
+        own = slice(i * len(self.targets), (i + 1) * len(self.targets))
+        return Reply(
+            sequence,
+            forecast,
+            self._update(i),
+            self.anomaly_score[i],
+            dict(zip(self.targets, self.target_anomaly_score[own], strict=True)),
+            self.anomaly_likelihood[i],
+            dict(zip(self.targets, self.sensor_states[own], strict=False)),
+            self.drift[i],
+            self.warming_up[i],
+            self.learner_resets.get(sequence, ()),
+        )
 
     def _update(self, i: int) -> Update | None:
         if self.update_results[i] == "not_due":
@@ -227,80 +272,3 @@ class WarmStartResult:
 
     loss: list[float]
     applied: int
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateCounts:
-    """How often an update was due and what came of it; `clipped` ones are among the `applied`."""
-
-    applied: int
-    clipped: int
-    no_target: int
-    non_finite: int
-    learning_off: int
-
-    @property
-    def skipped(self) -> int:
-        """Updates that were due and did not happen."""
-        return self.no_target + self.non_finite + self.learning_off
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Running means of the session, lists [horizon][target], in original units or nats. None is what does not apply:
-    errors of values where symbols are classified, log losses and error rates elsewhere, seasonal ones without a season.
-    """
-
-    count: list[list[int]]
-    mse: list[list[float]] | None
-    mae: list[list[float]] | None
-    persistence_mse: list[list[float]] | None
-    persistence_mae: list[list[float]] | None
-    seasonal_mse: list[list[float]] | None
-    seasonal_mae: list[list[float]] | None
-    coverage: list[list[float]] | None
-    width: list[list[float]] | None
-    log_loss: list[list[float]] | None
-    naive_log_loss: list[list[float]] | None
-    error_rate: list[list[float]] | None
-    naive_error_rate: list[list[float]] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One session as the server described it. `create_session(id, **session.config)` makes another like it."""
-
-    session_id: str
-    uid: str
-    config: Mapping[str, Any]
-    tags: Mapping[str, str]
-    learning: bool
-    credit_events: int
-    create_time: datetime
-    last_sequence: int
-    last_timestamp_ns: int | None
-    period_ns: int | None
-    updates: UpdateCounts
-    scores: Scores | None
-    backend: str
-    parameters: int
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Names of the values of an event, in order."""
-        return tuple(self.config["features"])
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of an event's labels, in order; none where the targets are features."""
-        return tuple(self.config.get("labels", ()))
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Names of what is predicted, in the order of every reply: the labels, or the features to forecast."""
-        return self.labels or tuple(self.config["targets"])
-
-    @property
-    def horizon(self) -> int:
-        """How many events ahead a forecast reaches; with labels 1, and it is the event's own."""
-        return int(self.config["horizon"])

@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bptt_client import calls, errors
-from bptt_client.cli import demo, files, replay, sessions
+from bptt_client.cli import demo, files, fork, replay, sessions
 from bptt_client.cli.problems import Problem
 
 DEFAULT_SERVER = "localhost:50051"
 
 _SETTINGS = (
     "Settings for --set are the fields of the session and its learner by name, e.g. --set hidden=64 --set cell=gru "
-    "--set seasons=24 --set learning_rate=3e-3 (learner.hidden=64 means the same as hidden=64). Lists are joined by "
-    "commas: --set quantiles=0.1,0.5,0.9. Symbols of a channel: --set 'categories=state:idle|run|stop', or "
-    "categories=digit:10 for 0 to 9."
+    "--set seasons=24 --set seasonality=off --set learning_rate=3e-3 (learner.hidden=64 means the same as hidden=64). "
+    "A field of the learner makes a session with a single learner; several are a list as JSON: --set "
+    '\'learners=[{"hidden": 16}, {"hidden": 32, "anchor": "season"}]\'. Lists are joined by commas: --set '
+    "quantiles=0.1,0.5,0.9. Symbols of a channel: --set 'categories=state:idle|run|stop', or categories=digit:10 for 0 "
+    "to 9."
 )
 
 
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _replay(commands)
+    _fork(commands)
     _sessions(commands)
     _watch(commands)
     _export(commands)
@@ -69,13 +72,59 @@ def _replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     command = commands.add_parser("replay", help=text, description=text[0].upper() + text[1:] + ".", epilog=_SETTINGS)
     command.set_defaults(run=replay.run)
     add = command.add_argument
+    add("--session", metavar="ID", help="session to use and keep (default: a fresh one, deleted afterwards)")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="session setting; see below")
+    add(
+        "--warm-rows",
+        type=_AtLeast(2),
+        metavar="N",
+        help="train on the first N rows by full backpropagation before the others are streamed; they are not scored",
+    )
+    add("--warm-passes", type=_AtLeast(1), metavar="N", help="passes over those rows (default 10)")
+    add("--plot", type=Path, metavar="OUT.png", help="draw forecast, error and gradient norm over time (of numbers)")
+    _rows(command)
+
+
+def _fork(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "stream a CSV file through a champion and a challenger with other settings, and say who forecasts better"
+    command = commands.add_parser(
+        "fork",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}. The champion is a fresh session with the default configuration, or "
+        "with --session one that exists, which then learns from the rows as from any others. Where the settings are "
+        "only learning=on|off, or the learning_rate of a single learner, the challenger is a fork of the champion and "
+        "knows all it knows; otherwise it is a new session with the settings on top of the champion's configuration.",
+        epilog=_SETTINGS,
+    )
+    command.set_defaults(run=fork.run, settings=[], warm_rows=None, warm_passes=None, plot=None)
+    add = command.add_argument
+    add(
+        "--session",
+        metavar="ID",
+        help="champion on --server; it is never deleted, but it DOES take the events, for good; features, targets, "
+        "labels and horizon are its own (default: a fresh one, deleted afterwards)",
+    )
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="challenger",
+        help="setting of the challenger, at least one; see below",
+    )
+    add("--keep", action="store_true", help="keep the challenger on --server (default: it is deleted at the end)")
+    _rows(command)
+
+
+def _rows(command: argparse.ArgumentParser) -> None:
+    """What is sent, how, and how it is scored."""
+    add = command.add_argument
     add("file", type=Path, metavar="FILE.csv", help="comma-separated, one header line, one event per row, oldest first")
     add(
         "--server",
         metavar="HOST:PORT",
         help="server to use (default: one started for this run, in a temporary directory)",
     )
-    add("--session", metavar="ID", help="session to use and keep (default: a fresh one, deleted afterwards)")
     add(
         "--time",
         metavar="COLUMN",
@@ -126,15 +175,7 @@ def _replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     add("--score-to", type=_AtLeast(0), metavar="ROW", help="and before here (default: the end)")
     add("--missing", metavar="CODE", action="append", default=[], help="a value that means missing; may be repeated")
-    add("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="session setting; see below")
     add("--start", type=_AtLeast(0), metavar="ROW", default=0, help="first row to send, to go on with a --session")
-    add(
-        "--warm-rows",
-        type=_AtLeast(2),
-        metavar="N",
-        help="train on the first N rows by full backpropagation before the others are streamed; they are not scored",
-    )
-    add("--warm-passes", type=_AtLeast(1), metavar="N", help="passes over those rows (default 10)")
     add(
         "--batch",
         type=_AtLeast(1),
@@ -143,7 +184,6 @@ def _replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     add("--rate", type=_rate, metavar="EVENTS_PER_S", help="send no faster (default: as fast as the server learns)")
     add("--report", type=Path, metavar="OUT.json", help="write the scores as JSON")
-    add("--plot", type=Path, metavar="OUT.png", help="draw forecast, error and gradient norm over time (of numbers)")
 
 
 def _sessions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -153,6 +193,9 @@ def _sessions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _server(command)
     command.add_argument(
         "--tag", metavar="KEY=VALUE", action="append", default=[], help="only sessions with this tag; may be repeated"
+    )
+    command.add_argument(
+        "--scores", action="store_true", help="ask each session for its scores, too, and show its skill"
     )
     command.add_argument("--json", action="store_true", help="one JSON object per line, configuration included")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.panel import Panel
 
-from bptt_client import Client, SessionHandle
+from bptt_client import Client, Session, SessionHandle
 from bptt_client.cli import plant, plot, report
 from bptt_client.cli.local_server import LocalServer, local_server
 from bptt_client.cli.outputs import check_writable
@@ -21,6 +21,7 @@ from bptt_client.cli.scoring import NumberScorer, Span, standard_deviations
 
 EVENTS: Final = 8_000
 HORIZON: Final = 4
+COVERAGE: Final = 0.9
 TARGETS: Final = ("temp", "vibration")
 BATCH: Final = 64
 _START: Final = np.datetime64("2026-01-05T00:00", "ns")
@@ -32,8 +33,9 @@ _METRICS: Final = (
 _INTRODUCTION: Final = """
 A pump is measured every quarter of an hour: load, temperature, vibration. After each measurement the server forecasts
 temperature and vibration for the next hour (4 steps). It starts knowing nothing: the first forecast simply repeats the
-last value. From then on a small LSTM learns with every event, by backpropagation through time cut off after a few dozen
-steps. At 60 % of the way a bearing wears and the vibration behaves differently, unannounced.
+last value. From then on a few small LSTMs learn with every event, by backpropagation through time cut off after a few
+dozen steps, and each has as much say as it proves to be worth beside the naive forecasts. At 60 % of the way a bearing
+wears and the vibration behaves differently, unannounced.
 
 Watch the error: 1.00 × naive is no better than repeating the last value, below is better."""
 
@@ -49,19 +51,20 @@ def run(arguments: argparse.Namespace) -> None:
     truth = values[:, [plant.FEATURES.index(name) for name in TARGETS]]
     times = _START + np.arange(len(values)) * np.timedelta64(plant.PERIOD_NS, "ns")
     scale = standard_deviations(truth, len(truth))
-    scorer = NumberScorer(truth, HORIZON, plant.DAY, scale, Span(0, len(truth)))
+    scorer = NumberScorer(truth, HORIZON, COVERAGE, scale, Span(0, len(truth)))
     outcome = Run.empty(scorer, len(truth), len(TARGETS))
     console.print("Starting a server …")
     with local_server() as server, Client(server.target) as client:
         console.print(f"It listens on {server.target} (gRPC) and {server.http_url}/metrics.")
         handle = client.create_session(
-            "plant", features=plant.FEATURES, targets=TARGETS, horizon=HORIZON, seasons=[plant.DAY]
+            "plant", features=plant.FEATURES, targets=TARGETS, horizon=HORIZON, seasons=[plant.DAY], coverage=COVERAGE
         )
         _stream(handle, values, times, outcome, console)
-        learner = client.get_session("plant").config["learner"]
-        _show(console, outcome, server, arguments.events)
+        scorer.compare_with_season(plant.DAY)
+        session = client.get_session("plant")
+        _show(console, outcome, session, server, arguments.events)
     mark, title = (int(plant.CHANGE * arguments.events), "bearing wears"), "A simulated plant, learned online"
-    view = plot.View(title, TARGETS, truth, times, outcome, learner["clip_norm"], standardised=True, mark=mark)
+    view = plot.View(title, TARGETS, truth, times, outcome, plot.clip_norm(session), standardised=True, mark=mark)
     plot.draw(arguments.plot, view)
     console.print(f"\nPicture of the run: [bold]{arguments.plot}[/] - forecast, error and gradient norm over time.")
     console.print("Your own data next:  bptt replay FILE.csv --time COLUMN --plot out.png", soft_wrap=True)
@@ -82,9 +85,9 @@ def _stream(
         )
 
 
-def _show(console: Console, outcome: Run, server: LocalServer, events: int) -> None:
+def _show(console: Console, outcome: Run, session: Session, server: LocalServer, events: int) -> None:
     console.print()
-    result = report.as_json(outcome, TARGETS, HORIZON)
+    result = report.as_json(outcome, session)
     report.show(console, result, outcome.scorer, "the simulated plant", "", BATCH)
     console.print("\nHow it learned (squared error as a share of the naive forecast's):")
     change = int(plant.CHANGE * events)

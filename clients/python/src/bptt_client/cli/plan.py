@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,9 @@ class Plan:
         return str(self.configuration.get("task", "forecast"))
 
 
-def plan(arguments: argparse.Namespace) -> Plan:
-    """Reads the file and the flags. Raises Problem."""
-    given = settings(arguments.settings, _FLAGS)
+def plan(arguments: argparse.Namespace, given: Mapping[str, Any] | None = None) -> Plan:
+    """Reads the file and the flags; `given` takes the place of the settings among them. Raises Problem."""
+    given = settings(arguments.settings, _FLAGS) if given is None else given
     wanted = csvfile.Wanted(arguments.features, arguments.labels, arguments.categorical, symbols(given))
     series = csvfile.read(arguments.file, wanted, arguments.time, arguments.time_format, arguments.missing)
     delay, warm_rows = arguments.label_delay or 0, arguments.warm_rows or 0
@@ -61,7 +62,7 @@ def plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _configuration(
-    arguments: argparse.Namespace, series: csvfile.Series, given: dict[str, Any], label_age: int | None
+    arguments: argparse.Namespace, series: csvfile.Series, given: Mapping[str, Any], label_age: int | None
 ) -> dict[str, Any]:
     """The configuration that is asked for; `label_age` is what the delay of the labels needs."""
     numeric = [name for name in series.features if name not in series.symbols]

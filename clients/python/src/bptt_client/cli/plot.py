@@ -14,6 +14,7 @@ from matplotlib import dates, ticker
 from matplotlib.backend_bases import FigureCanvasBase
 from numpy.typing import NDArray
 
+from bptt_client import Session
 from bptt_client.cli.problems import Problem
 from bptt_client.cli.running import Run
 
@@ -37,6 +38,12 @@ class View:
     clip_norm: float | None
     standardised: bool
     mark: tuple[int, str] | None = None
+
+
+def clip_norm(session: Session) -> float | None:
+    """The norm that gradients of all its learners are clipped to; None: there is no such norm."""
+    norms = {float(one["clip_norm"]) if one["clip"] == "norm" else None for one in session.learners}
+    return norms.pop() if len(norms) == 1 else None
 
 
 def check_format(path: Path) -> None:
@@ -93,7 +100,10 @@ def _forecast(axes: Any, view: View) -> None:
         axes.fill_between(when, lower, upper, color=BLUE, alpha=0.18, linewidth=0, label="forecast interval")
         axes.plot(when, came, color=INK, linewidth=1.6, label="what came")
         axes.plot(when, mean, color=BLUE, linewidth=1.3, label=made_when)
-        axes.legend(loc="upper left", ncols=3, frameon=False, bbox_to_anchor=(0, 1.02), borderaxespad=0)
+        odd = view.run.anomaly_score[met, target] > 1.0
+        if odd.any():
+            axes.plot(x[met][odd], view.truth[met, target][odd], "o", color=ORANGE, fillstyle="none", label="anomalous")
+        axes.legend(loc="upper left", ncols=4, frameon=False, bbox_to_anchor=(0, 1.02), borderaxespad=0)
         axes.margins(x=0.01, y=0.2)
     what = ("Prediction of the label", "Forecast one step ahead")[ahead]
     axes.set_title(f"{what}: {view.targets[target]}, the newest {len(known)} rows", pad=14)

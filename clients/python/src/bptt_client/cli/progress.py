@@ -16,15 +16,14 @@ RUNNING_ROWS = 1_000
 
 
 @contextmanager
-def progress(console: Console, label: str, rows: int, start: int, scorer: Scorer) -> Iterator[Callable[[int], None]]:
-    """Gives a function to be told how many rows are done; it shows the running error against the naive forecast's."""
+def progress(console: Console, label: str, rows: int, start: int, *scorers: Scorer) -> Iterator[Callable[[int], None]]:
+    """Gives a function to be told how many rows are done; it shows each running error against the naive forecast's."""
     began = time.perf_counter()
 
     def words(done: int) -> str:
-        model, naive = (scorer.running(name, done - 1, RUNNING_ROWS) for name in ("model", "persistence"))
         rate = (done - start) / max(time.perf_counter() - began, 1e-9)
-        ratio = f"{model / naive:.2f} × naive" if naive > 0.0 and math.isfinite(model) else "-"
-        return f"error {ratio} over the last {RUNNING_ROWS:,} rows, {rate:,.0f} events/s"
+        ratios = " against ".join(_ratio(scorer, done - 1) for scorer in scorers)
+        return f"error {ratios} × naive over the last {RUNNING_ROWS:,} rows, {rate:,.0f} events/s"
 
     if console.is_terminal:
         columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
@@ -41,3 +40,8 @@ def progress(console: Console, label: str, rows: int, start: int, scorer: Scorer
             console.print(f"{label}: {done:,} of {rows:,} rows, {words(done)}", soft_wrap=True)
 
     yield line
+
+
+def _ratio(scorer: Scorer, row: int) -> str:
+    model, naive = (scorer.running(name, row, RUNNING_ROWS) for name in ("model", "persistence"))
+    return f"{model / naive:.2f}" if naive > 0.0 and math.isfinite(model) else "-"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,30 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bptt_client import Session
 from bptt_client.cli.running import Run
 from bptt_client.cli.scoring import Scorer
+from bptt_client.replies import RESET_NAMES
 
 MOST_HORIZON_LINES = 8
+MOST_EXPERTS = 5
 Means = dict[str, float | None]
 
 
-def as_json(run: Run, targets: tuple[str, ...], horizon: int, task: str = "forecast") -> dict[str, Any]:
-    """The report. Errors are in the units the scorer was given; null is what could not be known."""
-    scorer = run.scorer
+def as_json(run: Run, session: Session) -> dict[str, Any]:
+    """The report of a run through the session, given as it is at the end. Errors are in the units that the scorer was
+    given; null is what could not be known.
+    """
+    scorer, horizon, task = run.scorer, session.horizon, session.config.get("task", "forecast")
     trips = np.asarray(run.round_trips_s) * 1000.0
     return {
         "rows": run.events,
         "scored": scorer.scored,
         "horizon": horizon,
-        "targets": list(targets),
-        "overall": scorer.overall(),
-        "per_target": {name: scorer.by_target(i) for i, name in enumerate(targets)},
-        "per_horizon": {str(step): scorer.by_horizon(step) for step in range(1, horizon + 1)},
+        "targets": list(session.targets),
+        "overall": _with_skill(scorer.overall()),
+        "per_target": {name: _with_skill(scorer.by_target(i)) for i, name in enumerate(session.targets)},
+        "per_horizon": {str(step): _with_skill(scorer.by_horizon(step)) for step in range(1, horizon + 1)},
         "updates": {
             "count": run.updates["applied"],
             "skipped": run.skipped,
@@ -38,16 +43,37 @@ def as_json(run: Run, targets: tuple[str, ...], horizon: int, task: str = "forec
             "saturation": _median(run.saturation),
             "update_ratio": _median(run.update_ratio),
             "gradient_by_lag": _by_lag(run.gradient_by_lag),
+            "resets": {name: run.resets[name] for name in RESET_NAMES},
         },
         "events_per_second": run.events / run.seconds if run.seconds > 0.0 else None,
         "latency_ms": {f"p{q}": float(np.percentile(trips, q)) if len(trips) else None for q in (50, 99)},
+        "anomalies": run.anomalies,
+        "drifts": run.drifts,
+        "seasonality": session.config.get("seasonality"),
+        "seasons": [season for season in session.seasons if season],
+        "experts": [
+            {"name": expert.name, "weight": expert.weight, "relative_error": _finite(expert.relative_error)}
+            for expert in sorted(session.experts, key=lambda expert: -expert.weight)
+        ],
         **({} if task == "forecast" else {"task": task}),
     }
 
 
+def _with_skill(means: Means) -> Means:
+    """With 1 - the model's squared error over persistence's, where errors are of numbers."""
+    if "mse" not in means:
+        return means
+    model, naive = means["mse"], means["persistence_mse"]
+    return {**means, "skill": 1.0 - model / naive if model is not None and naive else None}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def finite(values: Iterable[float]) -> list[float | None]:
     """The same with null for what is not a finite number, as JSON wants it."""
-    return [value if math.isfinite(value) else None for value in values]
+    return [_finite(value) for value in values]
 
 
 def _median(values: Iterable[float]) -> float | None:
@@ -82,12 +108,14 @@ def show(console: Console, report: dict[str, Any], scorer: Scorer, title: str, f
     else:
         mixed = fitted is None and len(report["targets"]) > 1
         console.print(_table(report, scorer, title, mixed))
-        console.print(_words(overall, fitted, mixed, labelled), style="dim")
+        console.print(_words(scorer.season, fitted, mixed, labelled), style="dim")
     updates, latency = report["updates"], report["latency_ms"]
     console.print(
         f"Learning: {updates['count']:,} updates applied ({updates['clipped']:,} with a clipped gradient), "
-        f"{updates['skipped']:,} skipped."
+        f"{updates['skipped']:,} skipped; resets of learners: {sum(updates['resets'].values()):,}."
     )
+    for line in _findings(report):
+        console.print(line, soft_wrap=True, markup=False)
     if report["events_per_second"] is not None and latency["p50"] is not None:
         console.print(
             f"Speed: {report['events_per_second']:,.0f} events/s; round trip of a batch of up to {batch}: "
@@ -95,27 +123,43 @@ def show(console: Console, report: dict[str, Any], scorer: Scorer, title: str, f
         )
 
 
-def _caption(report: dict[str, Any], title: str, labelled: bool) -> str:
+def _findings(report: dict[str, Any]) -> Iterator[str]:
+    """What the session noticed, by itself."""
+    if "log_loss" not in report["overall"]:
+        yield f"Anomalous events: {report['anomalies']:,}; changes of the usual error (drifts): {report['drifts']:,}."
+    if report["seasonality"] == "found":
+        seasons = " and ".join(f"{season:,}" for season in report["seasons"])
+        yield f"Seasons found in the data: {f'{seasons} steps' if seasons else 'none'}."
+    experts, shown = report["experts"], report["experts"][:MOST_EXPERTS]
+    if experts:
+        words = [f"{expert['name']} {100.0 * expert['weight']:.0f} %" for expert in shown]
+        rest = 100.0 * sum(expert["weight"] for expert in experts[MOST_EXPERTS:])
+        others = [f"others {rest:.0f} %"] if len(experts) > len(shown) else []
+        yield f"Weights of the experts at the end: {', '.join([*words, *others])}."
+
+
+def caption(report: dict[str, Any], title: str, labelled: bool) -> str:
+    """What a table is about; `labelled`: labels are predicted."""
     ahead = "1 step ahead" if report["horizon"] == 1 else f"1 to {report['horizon']} steps ahead"
     what = "predictions of labels" if labelled else f"forecasts {ahead}"
     return f"{title}: {report['rows']:,} events, {what}, {report['scored']:,} scored"
 
 
+def table_of(title: str, *names: str) -> Table:
+    """An empty table: columns of numbers, which are never cut, and before them what they are of."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("", overflow="fold", min_width=7)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def _table(report: dict[str, Any], scorer: Scorer, title: str, mixed: bool) -> Table:
     """`mixed`: errors of targets that have different units, of which there is no mean."""
     horizon, overall, labelled = report["horizon"], report["overall"], scorer.ahead == 0
-    table = Table(title=_caption(report, title, labelled), title_justify="left")
     seasonal = overall["seasonal_mse"] is not None
-    table.add_column("")
-    for name in (
-        "model",
-        "last label" if labelled else "last value",
-        *(["last season"] if seasonal else []),
-        "model vs naive",
-        "inside",
-        "width",
-    ):
-        table.add_column(name, justify="right")
+    names = ["model", "last\nlabel" if labelled else "last\nvalue", *(["last\nseason"] if seasonal else [])]
+    table = table_of(caption(report, title, labelled), *names, "model\nvs naive", "inside", "width", "interval\nscore")
     for name, means in report["per_target"].items():
         table.add_row(name, *_cells(means, seasonal))
     count = range(len(report["targets"]))
@@ -131,10 +175,8 @@ def _table(report: dict[str, Any], scorer: Scorer, title: str, mixed: bool) -> T
 
 
 def _symbol_table(report: dict[str, Any], title: str, labelled: bool) -> Table:
-    table = Table(title=_caption(report, title, labelled), title_justify="left")
-    table.add_column("")
-    for name in ("model", "frequencies", "model vs naive", "wrong", "frequencies wrong"):
-        table.add_column(name, justify="right")
+    names = ("model", "frequencies", "model\nvs naive", "wrong", "frequencies\nwrong")
+    table = table_of(caption(report, title, labelled), *names)
     for name, means in report["per_target"].items():
         table.add_row(name, *_symbol_cells(means))
     if report["horizon"] > 1:
@@ -148,10 +190,8 @@ def _symbol_table(report: dict[str, Any], title: str, labelled: bool) -> Table:
 
 def _symbol_cells(means: Means) -> list[str]:
     loss, naive = means["log_loss"], means["naive_log_loss"]
-    wrong = (
-        "-" if rate is None else f"{100.0 * rate:.1f} %" for rate in (means["error_rate"], means["naive_error_rate"])
-    )
-    return [_short(loss), _short(naive), _versus([loss / naive] if loss is not None and naive else []), *wrong]
+    wrong = (percent(means["error_rate"]), percent(means["naive_error_rate"]))
+    return [short(loss), short(naive), versus(_ratios([means])), *wrong]
 
 
 def _steps(horizon: int) -> list[int]:
@@ -163,14 +203,17 @@ def _steps(horizon: int) -> list[int]:
 
 def _cells(means: Means, seasonal: bool, parts: list[Means] | None = None) -> list[str]:
     """`parts`: what these are means of, if only their ratios can be averaged."""
-    ratios = [ratio for part in parts or [means] if (ratio := _ratio(part)) is not None]
-    errors = [means["mse"], means["persistence_mse"], *([means["seasonal_mse"]] if seasonal else []), means["width"]]
-    *columns, width = ("-" if parts else _short(value) for value in errors)
-    inside = "-" if means["coverage"] is None else f"{100.0 * means['coverage']:.1f} %"
-    return [*columns, _versus(ratios), inside, width]
+    names = ["mse", "persistence_mse", *(["seasonal_mse"] if seasonal else []), "width", "interval_score"]
+    *columns, width, interval_score = ("-" if parts else short(means[name]) for name in names)
+    return [*columns, versus(_ratios(parts or [means])), percent(means["coverage"]), width, interval_score]
 
 
-def _versus(ratios: list[float]) -> str:
+def ratios(scorer: Scorer, targets: int, mixed: bool) -> list[float]:
+    """The model's error as a share of the best naive one's; `mixed`: of each target."""
+    return _ratios([scorer.by_target(i) for i in range(targets)] if mixed else [scorer.overall()])
+
+
+def versus(ratios: list[float]) -> str:
     """How much less or more than the naive error, by the mean of ratios; none: it is not known."""
     if not ratios:
         return "-"
@@ -178,22 +221,38 @@ def _versus(ratios: list[float]) -> str:
     return f"[green]{change:+.1f} %[/]" if change < 0 else f"[red]{change:+.1f} %[/]"
 
 
-def _ratio(means: Means) -> float | None:
-    """The model's error as a share of the best naive one's; None where there is none."""
-    naive = [value for value in (means["persistence_mse"], means["seasonal_mse"]) if value is not None]
-    return means["mse"] / min(naive) if naive and min(naive) > 0.0 and means["mse"] is not None else None
+def _ratios(parts: Iterable[Means]) -> list[float]:
+    """The model's error as a share of the best naive one's, where there is one."""
+    made = []
+    for means in parts:
+        symbols = "log_loss" in means
+        model = means["log_loss" if symbols else "mse"]
+        names = ("naive_log_loss",) if symbols else ("persistence_mse", "seasonal_mse")
+        naive = [value for name in names if (value := means[name]) is not None]
+        if model is not None and naive and min(naive) > 0.0:
+            made.append(model / min(naive))
+    return made
 
 
-def _short(value: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share in words."""
+    return "-" if share is None else f"{100.0 * share:.1f} %"
+
+
+def short(value: float | None) -> str:
+    """A number in words: three digits after the point, fewer where four before it say enough."""
     if value is None or not math.isfinite(value):
         return "-"
-    return f"{value:.3f}" if 0.001 <= abs(value) < 10_000 or value == 0 else f"{value:.3g}"
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 0.001:
+        return f"{value:.3g}"
+    return f"{value:.{3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0}f}"
 
 
-def _words(overall: Means, fitted: str | None, mixed: bool, labelled: bool) -> str:
+def _words(season: int | None, fitted: str | None, mixed: bool, labelled: bool) -> str:
     naive, seasonal = "the naive forecast", ""
-    if overall["seasonal_mse"] is not None:
-        naive, seasonal = "the better of the naive forecasts", ", `last season` the value one season before"
+    if season is not None:
+        naive, seasonal = "the better of the naive forecasts", f", `last season` the value {season:,} steps before"
     errors, width, hint = "in squares of the targets' own units", "in those units", ""
     if fitted is not None:
         errors, width = f"in squared standard deviations of each target{fitted}", "in standard deviations"
@@ -206,7 +265,8 @@ def _words(overall: Means, fitted: str | None, mixed: bool, labelled: bool) -> s
     return (
         f"Mean squared errors, {errors}; lower is better. {last}{seasonal}; `model vs "
         f"naive` compares with {naive}. `inside`: how often the value fell into the forecast's interval; `width`: how "
-        f"wide that was, {width}. {_honest(labelled)}{hint}"
+        f"wide that was, {width}; `interval score`: the width plus what values outside cost, lower is better. "
+        f"{_honest(labelled)}{hint}"
     )
 
 

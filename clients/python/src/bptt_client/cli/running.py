@@ -1,10 +1,13 @@
-"""One series through one session: sends the rows, scores the replies as they come, and measures what it took."""
+"""One series through one session, or through several in turn: sends the rows, scores the replies as they come, and
+measures what it took.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_client import BatchResult, SessionHandle
+from bptt_client import BatchResult, SessionHandle, Stream
 from bptt_client.cli.scoring import Scorer
 
 Array = NDArray[np.float64]
@@ -28,12 +31,16 @@ class Run:
     next_mean: Array  # [row, target], the forecast made at the row for the next one, or for its own label
     next_lower: Array
     next_upper: Array
+    anomaly_score: Array  # [row, target], of the row's own value
     gradient_norm: Array  # [row]
     saturation: Array  # [row]
     update_ratio: Array  # [row]
     gradient_by_lag: list[Mapping[int, float]] = field(default_factory=list)  # as they were measured
     updates: Counter[str] = field(default_factory=Counter)
     clipped: int = 0
+    anomalies: int = 0  # events with a score above 1
+    drifts: int = 0
+    resets: Counter[str] = field(default_factory=Counter)  # of learners, by reason
     events: int = 0
     seconds: float = 0.0
     round_trips_s: list[float] = field(default_factory=list)
@@ -41,7 +48,7 @@ class Run:
     @classmethod
     def empty(cls, scorer: Scorer, rows: int, targets: int) -> Run:
         """A run of which nothing has happened yet."""
-        return cls(scorer, *np.full((3, rows, targets), np.nan), *np.full((3, rows), np.nan))
+        return cls(scorer, *np.full((4, rows, targets), np.nan), *np.full((3, rows), np.nan))
 
     def take(self, result: BatchResult, first_sequence: int, first_row: int) -> None:
         """Takes the answer to one batch; `first_sequence` was the event of row `first_row`."""
@@ -57,12 +64,16 @@ class Run:
         self.scorer.add(row, mean, lower, upper, np.asarray(outcomes.distribution).reshape(*shape, -1))
         part = slice(row, row + count)
         self.next_mean[part], self.next_lower[part], self.next_upper[part] = mean[:, 0], lower[:, 0], upper[:, 0]
+        self.anomaly_score[part] = np.asarray(outcomes.target_anomaly_score).reshape(count, -1)
         self.gradient_norm[part] = np.asarray(outcomes.gradient_norm)
         self.saturation[part] = np.asarray(outcomes.saturation)
         self.update_ratio[part] = np.asarray(outcomes.update_ratio)
         self.gradient_by_lag.extend(outcomes.gradient_by_lag.values())
         self.updates.update(outcomes.update_results)
         self.clipped += int((np.asarray(outcomes.clip_scale) < 1.0).sum())
+        self.anomalies += int((np.asarray(outcomes.anomaly_score) > 1.0).sum())
+        self.drifts += sum(outcomes.drift)
+        self.resets.update(reset.reason for resets in outcomes.learner_resets.values() for reset in resets)
 
     @property
     def skipped(self) -> int:
@@ -113,8 +124,6 @@ def stream_rows(
 ) -> None:
     """Sends the rows from `start` on and fills `run`; `progress` is told how many rows have been acknowledged."""
     first_sequence = handle.last_sequence + 1
-    rows = source.values.tolist()
-    paced = rows if rate is None else _paced(rows, start, rate)
     began = time.perf_counter()
 
     def on_batch(result: BatchResult) -> None:
@@ -123,12 +132,12 @@ def stream_rows(
 
     try:
         if source.label_delay:
-            _with_late_labels(handle, source, islice(paced, start, None), start, batch, on_batch)
+            stream_in_turn([(handle, run)], source, start=start, batch=batch, rate=rate, progress=progress)
         else:
             handle.learn_many(
-                paced,
+                _paced(source.values.tolist(), start, rate),
                 timestamps=source.times_ns,
-                labels=source.label_rows(0, len(rows)),
+                labels=source.label_rows(0, len(source.values)),
                 start=start,
                 batch=batch,
                 reply="every",
@@ -140,35 +149,67 @@ def stream_rows(
         run.events = handle.last_sequence - first_sequence + 1
 
 
-def _with_late_labels(
-    handle: SessionHandle,
+def stream_in_turn(
+    runs: Sequence[tuple[SessionHandle, Run]],
     source: Source,
-    rows: Iterator[list[float]],
+    *,
     start: int,
     batch: int,
-    on_batch: Callable[[BatchResult], None],
+    rate: float | None,
+    progress: Callable[[int], Any],
 ) -> None:
-    """One batch at a time; when it is answered, the labels that are due by then."""
-    sequence_of_row_0 = handle.last_sequence + 1 - start
-    labelled = max(0, start - source.label_delay, 1 - sequence_of_row_0)
-    with handle.stream(reply="every", batch=batch) as stream:
+    """Sends the rows from `start` on to several sessions, batch by batch: each batch, and the labels that are due when
+    it is answered, to one session after the other. `Run.seconds` is what each session took for itself.
+    """
+    rows = islice(_paced(source.values.tolist(), start, rate), start, None)
+    with ExitStack() as stack:
+        turns = []
+        for handle, run in runs:
+            stream = stack.enter_context(handle.stream(reply="every", batch=batch, live=False))
+            turns.append(_Turns(handle, run, stream, source, start))
         for first in range(start, len(source.values), batch):
-            for row, values in enumerate(islice(rows, batch), first):
-                stream.send(values, None if source.times_ns is None else source.times_ns[row])
-            stream.flush()
-            for result in stream.results():
-                on_batch(result)
-            due = min(first + batch, len(source.values)) - source.label_delay
-            if due > labelled:
-                labels = source.label_rows(labelled, due) or []
-                handle.label_many(dict(enumerate(labels, sequence_of_row_0 + labelled)))
-                labelled = due
+            sent = list(islice(rows, batch))
+            for one in turns:
+                one.take(first, sent)
+            progress(first + len(sent))
 
 
-def _paced(rows: list[list[float]], start: int, rate: float) -> Iterator[list[float]]:
+class _Turns:
+    """One session of several, through a stream that is open."""
+
+    def __init__(self, handle: SessionHandle, run: Run, stream: Stream, source: Source, start: int) -> None:
+        self._handle, self._run, self._stream, self._source, self._start = handle, run, stream, source, start
+        self._first_sequence = handle.last_sequence + 1
+        self._labelled = max(0, start - source.label_delay, 1 - (self._first_sequence - start))
+
+    def take(self, first: int, rows: list[list[float]]) -> None:
+        """Sends the rows from row `first` on, and waits for the answers."""
+        began, source, behind = time.perf_counter(), self._source, first + len(rows)
+        labels = None if source.label_delay else source.label_rows(first, behind)
+        for i, values in enumerate(rows):
+            timestamp = None if source.times_ns is None else source.times_ns[first + i]
+            self._stream.send(values, timestamp, None if labels is None else labels[i])
+        self._stream.flush()
+        for result in self._stream.results():
+            self._run.take(result, self._first_sequence, self._start)
+        if source.label_delay:
+            self._tell_labels(behind - source.label_delay)
+        self._run.seconds += time.perf_counter() - began
+        self._run.events = self._handle.last_sequence - self._first_sequence + 1
+
+    def _tell_labels(self, due: int) -> None:
+        """Tells the labels of the rows before `due` that were not told yet."""
+        if due > self._labelled:
+            labels = self._source.label_rows(self._labelled, due) or []
+            self._handle.label_many(dict(enumerate(labels, self._first_sequence - self._start + self._labelled)))
+            self._labelled = due
+
+
+def _paced(rows: list[list[float]], start: int, rate: float | None) -> Iterator[list[float]]:
+    """The rows, those from `start` on no faster than `rate` a second."""
     began = time.monotonic()
     for i, row in enumerate(rows):
-        wait = began + (i - start) / rate - time.monotonic()
+        wait = 0.0 if rate is None else began + (i - start) / rate - time.monotonic()
         if wait > 0.0:
             time.sleep(wait)
         yield row

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
+_ROWS_AT_ONCE = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,11 @@ class Scorer(ABC):
         self._sums = {name: np.zeros((horizon, targets)) for name in self.MEASURES}
         self._counts = {name: np.zeros((horizon, targets)) for name in self.MEASURES}
         self.scored = 0
+        self.season: int | None = None  # that a seasonal forecast was scored by
         # Means by row; NaN where nothing could be compared.
         self.by_row = {name: np.full(rows, np.nan) for name in self.RUNNING}
+        # The first measure by row and target, mean over horizons; NaN where nothing was scored.
+        self.loss = np.full((rows, targets), np.nan)
 
     @abstractmethod
     def measure(
@@ -63,19 +67,36 @@ class Scorer(ABC):
     def add(self, row: int, mean: Array, lower: Array, upper: Array, distribution: Array | None = None) -> None:
         """Takes the forecasts [n, H, O] (`distribution` [n, H, O, Q]) made at rows `row`, `row` + 1, …"""
         rows = np.arange(row, row + len(mean))
-        ahead = self._steps[rows][:, None] + self._horizons  # [n, H]
         made = np.empty((*mean.shape, 0)) if distribution is None else distribution
-        measured = self.measure(rows, self._at(ahead), mean, lower, upper, made)
+        measured = self.measure(rows, self._at(self._steps_ahead(rows)), mean, lower, upper, made)
+        self._keep(rows, measured)
+        in_span = self._in_span(rows)
+        losses = measured[self.MEASURES[0]][in_span]
+        self.scored += int((~np.isnan(losses)).any((1, 2)).sum())
+        self.loss[rows[in_span]] = means_of(losses, axis=1)
+
+    def _keep(self, rows: Rows, measured: dict[str, Array]) -> None:
         for name, measure in self.RUNNING.items():
             if measure in measured:
-                self._keep_running(name, rows, measured[measure])
-        in_span = (rows + self.ahead >= self._span.start) & (ahead[:, -1] < self._step_behind)
+                means = means_of(measured[measure], axis=(1, 2))
+                known = ~np.isnan(means)
+                self.by_row[name][rows[known]] = means[known]
+        in_span = self._in_span(rows)
         for name, values in measured.items():
             kept = values[in_span]
             counts = ~np.isnan(kept)
             self._sums[name] += np.where(counts, kept, 0.0).sum(0)
             self._counts[name] += counts.sum(0)
-        self.scored += int((~np.isnan(measured[self.MEASURES[0]][in_span])).any((1, 2)).sum())
+
+    def _steps_ahead(self, rows: Rows) -> Rows:
+        """The steps [n, H] that the forecasts made at `rows` speak of."""
+        ahead: Rows = self._steps[rows][:, None] + self._horizons
+        return ahead
+
+    def _in_span(self, rows: Rows) -> NDArray[np.bool_]:
+        inside: NDArray[np.bool_] = self._steps_ahead(rows)[:, -1] < self._step_behind
+        inside &= rows + self.ahead >= self._span.start
+        return inside
 
     def _at(self, steps: Rows) -> Array:
         """The values at `steps` [n, H], NaN where no row has that step."""
@@ -87,12 +108,6 @@ class Scorer(ABC):
         following = np.minimum(rows + self.ahead, len(self._steps) - 1)
         meets: NDArray[np.bool_] = self._steps[following] == self._steps[rows] + self.ahead
         return meets
-
-    def _keep_running(self, name: str, rows: Rows, values: Array) -> None:
-        counts = ~np.isnan(values)
-        pairs = counts.sum((1, 2))
-        some = pairs > 0
-        self.by_row[name][rows[some]] = np.where(counts, values, 0.0)[some].sum((1, 2)) / pairs[some]
 
     def running(self, name: str, row: int, rows: int) -> float:
         """Mean over the last `rows` rows up to `row`; NaN before there is any."""
@@ -122,52 +137,69 @@ class Scorer(ABC):
 
 
 class NumberScorer(Scorer):
-    """Errors of numbers. `scale` [O] divides them (1: original units); `season` P in steps, or None."""
+    """Errors of numbers. `scale` [O] divides them (1: original units); `coverage` is what the intervals are to have.
+    The interval score is the width, and 2 / (1 - coverage) times what a value lay outside (Gneiting and Raftery 2007).
+    """
 
-    MEASURES = ("mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse", "coverage", "width")
+    MEASURES = (
+        "mse", "mae", "persistence_mse", "persistence_mae", "seasonal_mse", "coverage", "width", "interval_score",
+    )  # fmt: skip
     RUNNING: ClassVar = {"model": "mse", "persistence": "persistence_mse", "seasonal": "seasonal_mse"}
 
     def __init__(
         self,
         truth: Array,
         horizon: int,
-        season: int | None,
+        coverage: float,
         scale: Array,
         span: Span,
         steps: Rows | None = None,
         known: Rows | None = None,
     ) -> None:
         super().__init__(truth, horizon, span, steps, known)
-        self._season, self._scale, self._observed = season, scale, _last_observed(truth)
+        self._penalty, self._scale, self._observed = 2.0 / (1.0 - coverage), scale, _last_observed(truth)
+        self._made = np.zeros(truth.shape, bool)  # where a forecast was made; it is for all horizons or none
 
     def measure(
         self, rows: Rows, truth: Array, mean: Array, lower: Array, upper: Array, distribution: Array
     ) -> dict[str, Array]:
         """As the base class says."""
-        known = self._known[rows]
-        last = np.where(known[:, None] >= 0, self._observed[known], np.nan)[:, None, :]
-        last = np.broadcast_to(last, truth.shape)
+        self._made[rows] = np.isfinite(mean[:, 0])
+        last = self._last(rows)
         compared = np.isfinite(truth) & np.isfinite(mean) & np.isfinite(last)
-        errors = {"": mean - truth, "persistence_": last - truth}
-        if self._season is not None:
-            errors["seasonal_"] = self._seasonal(rows, last) - truth
         measured = {}
-        for prefix, error in errors.items():
+        for prefix, error in (("", mean - truth), ("persistence_", last - truth)):
             scaled = np.where(compared, error, np.nan) / self._scale
-            measured[f"{prefix}mse"] = scaled**2
-            if prefix != "seasonal_":
-                measured[f"{prefix}mae"] = np.abs(scaled)
+            measured[f"{prefix}mse"], measured[f"{prefix}mae"] = scaled**2, np.abs(scaled)
         bounded = compared & np.isfinite(lower) & np.isfinite(upper)
         with np.errstate(invalid="ignore"):
-            measured["coverage"] = np.where(bounded, (lower <= truth) & (truth <= upper), np.nan)
-            measured["width"] = np.where(bounded, (upper - lower) / self._scale, np.nan)
+            width, outside = upper - lower, np.maximum(np.maximum(lower - truth, truth - upper), 0.0)
+            measured["coverage"] = np.where(bounded, outside == 0.0, np.nan)
+            measured["width"] = np.where(bounded, width / self._scale, np.nan)
+            measured["interval_score"] = np.where(bounded, (width + self._penalty * outside) / self._scale, np.nan)
         return measured
 
-    def _seasonal(self, rows: Rows, last: Array) -> Array:
-        assert self._season is not None
-        back = self._steps[rows][:, None] + self._horizons - self._season * -(-self._horizons // self._season)
+    def compare_with_season(self, season: int) -> None:
+        """Scores the seasonal forecast of a season of so many steps on all that was added; to be called once, when the
+        season is known.
+        """
+        self.season = season
+        for start in range(0, len(self._truth), _ROWS_AT_ONCE):
+            rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(self._truth)))
+            truth, last = self._at(self._steps_ahead(rows)), self._last(rows)
+            compared = np.isfinite(truth) & np.isfinite(last) & self._made[rows][:, None, :]
+            error = np.where(compared, self._seasonal(rows, season, last) - truth, np.nan)
+            self._keep(rows, {"seasonal_mse": (error / self._scale) ** 2})
+
+    def _last(self, rows: Rows) -> Array:
+        """The last value observed at `rows`, [n, 1, O]."""
+        known = self._known[rows]
+        return np.where(known[:, None] >= 0, self._observed[known], np.nan)[:, None, :]
+
+    def _seasonal(self, rows: Rows, season: int, last: Array) -> Array:
+        back = self._steps[rows][:, None] + self._horizons - season * -(-self._horizons // season)
         value = self._at(back)
-        value = np.where(np.isfinite(value), value, self._at(back - self._season))
+        value = np.where(np.isfinite(value), value, self._at(back - season))
         return np.where(np.isfinite(value), value, last)
 
 
@@ -183,6 +215,14 @@ def standard_deviations(truth: Array, rows: int | None) -> Array:
         deviation = float(seen.std()) if len(seen) else 0.0
         scale[i] = deviation if deviation > 0.0 else 1.0
     return scale
+
+
+def means_of(values: Array, axis: int | tuple[int, ...]) -> Array:
+    """Means over axes of what is not NaN; NaN where nothing is."""
+    counts = ~np.isnan(values)
+    number = counts.sum(axis)
+    total: Array = np.where(counts, values, 0.0).sum(axis)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def _last_observed(values: Array) -> Array:

@@ -7,24 +7,30 @@ import dataclasses
 import json
 import math
 import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bptt_client import Client, Reply, Session, TargetForecast
+from bptt_client import Client, Reply, Session, SessionNotFound, TargetForecast
 from bptt_client.cli.problems import Problem
 
-_WIDEST = 100_000  # characters
+COLUMNS: Final = (
+    "session", "events", "updates", "features", "targets", "horizon", "learning", "learners", "drifts", "skill", "tags",
+)  # fmt: skip
+_NUMBERS: Final = ("events", "updates", "horizon", "drifts", "skill")
+_WIDEST: Final = 100_000  # characters
 
 
 def run_sessions(arguments: argparse.Namespace) -> None:
     """Lists sessions as a table, as lines for other programs, or as one JSON object per line."""
     tags = _tags(arguments.tag)
     with Client(arguments.server) as client:
-        found = list(client.list_sessions(tags=tags))
+        found = list(_with_scores(client, tags) if arguments.scores else client.list_sessions(tags=tags))
     if arguments.json:
         for session in found:
             print(json.dumps(_finite(dataclasses.asdict(session)), default=str))
@@ -33,6 +39,12 @@ def run_sessions(arguments: argparse.Namespace) -> None:
         print(f"no sessions at {arguments.server}" + (f" with {tags}" if tags else ""), file=sys.stderr)
         return
     show(Console(highlight=False), [_row(session) for session in found])
+
+
+def _with_scores(client: Client, tags: dict[str, str]) -> Iterator[Session]:
+    for session in client.list_sessions(tags=tags):
+        with suppress(SessionNotFound):  # deleted since it was listed
+            yield client.get_session(session.session_id)
 
 
 def show(console: Console, rows: list[list[str]]) -> None:
@@ -44,8 +56,8 @@ def show(console: Console, rows: list[list[str]]) -> None:
             console.file.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("session", "events", "updates", "features", "targets", "horizon", "learning", "cell", "tags"):
-        table.add_column(name, justify="right" if name in ("events", "updates", "horizon") else "left", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(escape, row))
     console.width = _WIDEST
@@ -69,6 +81,8 @@ def _watch(arguments: argparse.Namespace) -> None:
             if arguments.json:
                 print(json.dumps(_finite(dataclasses.asdict(reply))), flush=True)
             else:
+                if not shown and watch.session is not None:
+                    print(_state(watch.session), file=sys.stderr)
                 labelled = watch.session is not None and bool(watch.session.labels)
                 console.print(_line(reply, "label" if labelled else "next"), soft_wrap=True, markup=False)
             shown += 1
@@ -87,7 +101,7 @@ def _tags(pairs: list[str]) -> dict[str, str]:
 
 
 def _row(session: Session) -> list[str]:
-    learner, task = session.config["learner"], session.config.get("task", "forecast")
+    task = session.config.get("task", "forecast")
     return [
         session.session_id,
         f"{session.last_sequence:,}",
@@ -96,9 +110,37 @@ def _row(session: Session) -> list[str]:
         _few(session.targets) + ("" if task == "forecast" else f" ({task})"),
         str(session.horizon),
         "on" if session.learning else "off",
-        f"{learner['cell']} {learner['hidden']}" + (f" × {learner['layers']}" if learner.get("layers", 1) > 1 else ""),
+        _networks(session),
+        f"{session.drifts:,}",
+        _skill(session),
         " ".join(f"{key}={value}" for key, value in session.tags.items()),
     ]
+
+
+def _networks(session: Session) -> str:
+    counts = Counter(map(_network, session.learners))
+    return ", ".join(words if count == 1 else f"{count} of {words}" for words, count in counts.items())
+
+
+def _network(learner: Mapping[str, Any]) -> str:
+    layers = learner.get("layers", 1)
+    return f"{learner['cell']} {learner['hidden']}" + (f" × {layers}" if layers > 1 else "")
+
+
+def _skill(session: Session) -> str:
+    """The mean skill over horizons and targets; "-": not known, or none."""
+    pairs = session.scores.skill if session.scores is not None else None
+    known = [skill for row in pairs or () for skill in row if math.isfinite(skill)]
+    return f"{100.0 * sum(known) / len(known):.1f} %" if known else "-"
+
+
+def _state(session: Session) -> str:
+    """How a session that is watched has done so far."""
+    seasons = ", ".join(f"{season:,}" for season in session.seasons if season)
+    return (
+        f"{session.session_id} at event {session.last_sequence:,}: skill {_skill(session)}, drifts {session.drifts:,}, "
+        f"resets of learners {session.updates.resets:,}, seasons {seasons or 'none'}"
+    )
 
 
 def _few(names: tuple[str, ...], most: int = 4) -> str:
@@ -108,8 +150,22 @@ def _few(names: tuple[str, ...], most: int = 4) -> str:
 def _line(reply: Reply, what: str) -> str:
     """One outcome; `what` it speaks of: what comes next, or the event's own label."""
     ahead = [f"{name} {_soonest(reply.forecast[name])}" for name in reply.forecast.targets]
-    odd = f"  anomaly {reply.anomaly_score:.2f}" if reply.anomaly_score > 1.0 else ""
+    odd = "".join(f"  {words}" for words in _odd(reply))
     return f"{reply.sequence:>8}  {what}: {', '.join(ahead)}{_update(reply)}{odd}"
+
+
+def _odd(reply: Reply) -> Iterator[str]:
+    """What is out of the ordinary about an event."""
+    if reply.anomaly_score > 1.0:
+        names = [name for name, score in reply.target_anomaly_score.items() if score > 1.0]
+        yield f"anomaly {reply.anomaly_score:.2f} ({_few(tuple(names))})"
+    for name, state in reply.sensor_states.items():
+        if state != "ok":
+            yield f"{name} {state}"
+    if reply.drift:
+        yield "drift"
+    for reset in reply.learner_resets:
+        yield f"learner {reset.learner} reset: {reset.reason}"
 
 
 def _soonest(forecast: TargetForecast) -> str:
