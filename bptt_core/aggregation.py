@@ -24,6 +24,7 @@ from bptt_core.slab import Field, Rows
 MEMORY: Final = 2000  # settled pairs after which evidence has faded to 1/e
 SHARE: Final = 1e-3  # of its prior weight an expert keeps at least about this
 ERROR_LIMIT: Final = 10.0  # a larger error, in units, is learned from as this: one absurd value must not bury the past
+LEAST: Final = 1e-250  # a smaller regret is none: what is NARROWEST beside it is no number any more
 NARROWEST: Final = 1e-6  # smallest range of an expert's regret, relative to the widest: below it is rounding
 
 FADE: Final = 1 - 1 / MEMORY
@@ -104,7 +105,7 @@ def settle(
     span = np.maximum(FADE * rows["aggregate_range"], np.abs(regret))
     widest = span.max(axis=-1, keepdims=True)
     # Not for NaN; and a pair on which all agree, or without an error, teaches nothing: the evidence does not even fade.
-    moves = np.abs(regret).max(axis=-1, keepdims=True) > 0
+    moves = np.abs(regret).max(axis=-1, keepdims=True) > LEAST
     if not moves.any():
         return
     if not moves.all():

@@ -101,10 +101,20 @@ def fields(shape: AnomalyShape) -> list[Field]:
     ]
 
 
-def step(shape: AnomalyShape, rows: Rows, observed: Floats, mean: Floats, lower: Floats, upper: Floats) -> Anomaly:
+def step(
+    shape: AnomalyShape,
+    rows: Rows,
+    observed: Floats,
+    mean: Floats,
+    lower: Floats,
+    upper: Floats,
+    least: Floats | None = None,
+) -> Anomaly:
     """Judges the values `observed` [B, O] (NaN: missing, all of them at a missing step), in place on `rows`.
 
-    `mean`, `lower`, `upper` [B, O] are the forecast and interval issued for them one step ago (NaN: none).
+    `mean`, `lower`, `upper` [B, O] are the forecast and interval issued for them one step ago (NaN: none). Where the
+    usual error is below `least` [B, O], the stream has stood still, and larger ones are no spikes. Without it that is a
+    matter of rounding.
     """
     seen = observed == observed
     stuck = _stuck(rows, observed, seen)
@@ -120,7 +130,8 @@ def step(shape: AnomalyShape, rows: Rows, observed: Floats, mean: Floats, lower:
     oddness = np.exp(np.minimum(log_ratio - rows["anomaly_tail"] - beyond, LOG_LIMIT))
     target_score = np.where(judged, oddness, 0.0)
     _learn_tail(rows, log_ratio, judged)
-    _learn_size(rows, size, floor, alive & (size < np.inf))
+    still = floor if least is None else np.fmin(floor, least)
+    _learn_size(rows, size, still, alive & (size < np.inf))
     score: Floats = np.maximum.reduce(target_score, axis=-1)
     likelihood = _likelihood(rows, score, np.logical_or.reduce(judged, axis=-1))
     return Anomaly(score, target_score, likelihood, np.where(seen, np.where(stuck, STUCK, OK), MISSING))

@@ -39,6 +39,7 @@ from bptt_core.slab import Field, Rows
 Flags = NDArray[np.bool_]
 
 MEAN, LOWER, UPPER, UNIT, PERSISTENCE, SEASONAL, EXPERTS = range(7)  # what waits with a pair; experts from there on
+FAR_BELOW: Final = 1e-3  # of the usual change: errors so small are those of a stream that stands still
 TRUST: Final = 0.25  # weight of persistence at the start, when nothing speaks for the others yet
 
 
@@ -200,7 +201,7 @@ def _due(shape: ForecastShape, rows: Rows) -> Floats:
 def _settle(shape: ForecastShape, rows: Rows, waited: Floats, observed: Floats) -> _Judged:
     """What `waited` [B, H, O, W] meets `observed` [B, O], in place."""
     mean, lower, upper, unit = (waited[..., k] for k in (MEAN, LOWER, UPPER, UNIT))
-    odd = anomaly.step(shape.oddness, rows, observed, mean[:, 0], lower[:, 0], upper[:, 0])
+    odd = anomaly.step(shape.oddness, rows, observed, mean[:, 0], lower[:, 0], upper[:, 0], FAR_BELOW * unit[:, 0])
     drifted = drift.step(shape.change, rows, (observed - mean[:, 0]) / unit[:, 0])
     if np.isnan(observed[:, None] - mean).all():
         return _Judged(odd, drifted)

@@ -49,8 +49,7 @@ def step(
     there are any, are looked at after anchor and scale.
     """
     numbers = values if len(shape.numbers) == shape.features else values[:, shape.numbers]
-    last = rows["last_value"]
-    floor = _floor(np.where(np.abs(numbers) < np.abs(last), numbers, last))  # an absurd value must not lift it
+    floor = _floor(numbers, rows["last_value"], *(() if shape.fixed else (rows["level_mean"],)))
     inputs = _fixed_inputs(shape, rows, numbers) if shape.fixed else _online_inputs(shape, rows, numbers, floor)
     if not shape.numeric:
         inputs = _with_symbols(shape, inputs, values)
@@ -129,9 +128,13 @@ def _limited(values: Floats, limit: float) -> Floats:
     return np.maximum(values, -limit, out=values)
 
 
-def _floor(values: Floats) -> Floats:
-    """The smallest scale beside such values; TINY for NaN, a value never seen."""
-    floor: Floats = np.fmax(FLOOR * np.abs(values), TINY)
+def _floor(*values: Floats) -> Floats:
+    """The smallest scale beside such values: beside the smallest of them, as an absurd one must not lift it. TINY where
+    all are NaN, never seen."""
+    smallest = np.abs(values[0])
+    for others in values[1:]:
+        smallest = np.fmin(smallest, np.abs(others))
+    floor: Floats = np.fmax(FLOOR * smallest, TINY)
     return floor
 
 
@@ -274,7 +277,7 @@ def _labelled(shape: ScalingShape, rows: Rows, inputs: Floats, labels: Floats, e
     last = rows["last_label"].copy()
     level, deviation = _level(shape, rows).copy(), _deviation(shape, rows)
     anchor = _anchor(shape, rows, last, None)
-    scale = _scale(shape, rows, _floor(last))
+    scale = _scale(shape, rows, _floor(last) if shape.fixed else _floor(last, rows["label_mean"]))
     here = np.flatnonzero(event)
     now = rows["label_events"][here] % shape.slots
     rows["anchor_ring"][here, now] = anchor[here]
@@ -290,8 +293,7 @@ def _labelled(shape: ScalingShape, rows: Rows, inputs: Floats, labels: Floats, e
 def _learn_labels(shape: ScalingShape, rows: Rows, labels: Floats, residual: Floats) -> None:
     """Moves the statistics of labels towards `labels` [B, O] and their anchors' residuals, in place."""
     if not shape.fixed:
-        last = rows["last_label"]
-        floor = _floor(np.where(np.abs(labels) < np.abs(last), labels, last))
+        floor = _floor(labels, rows["last_label"], rows["label_mean"])
         count, square, recent = (rows[f"residual_{name}"] for name in ("count", "square", "recent"))
         track_square(count, square, residual[:, None, None], floor[:, None, None], RESIDUAL_MEMORY, recent)
         track_level(rows["label_count"], rows["label_mean"], rows["label_square"], labels, floor, LEVEL_MEMORY)

@@ -113,8 +113,8 @@ def skip(shape: SeasonShape, rows: Rows, jump: NDArray[np.int64], which: Flags) 
     what came in the last season that was seen, however long ago that is."""
     jump = np.where(which, jump, 0)
     for b in np.flatnonzero(jump).tolist():
-        seasons = [season for season in rows["season_period"][b].tolist() if season] or [shape.length]
-        jump[b] %= math.lcm(*seasons)
+        seasons = [season for season in rows["season_period"][b].tolist() if season]
+        jump[b] = jump[b] % math.lcm(*seasons) if seasons else min(jump[b], shape.length)
     ahead = (np.arange(shape.length) - rows["season_place"][:, None]) % shape.length
     rows["season_ring"][ahead < jump[:, None]] = np.nan
     rows["season_place"][...] = (rows["season_place"] + jump % shape.length) % shape.length
