@@ -64,7 +64,7 @@ rules: .venv/installed
 proto: .venv-proto/installed  ## regenerate the stubs in proto/ from the .proto files
 	$(call generate,proto)
 
-bench: .venv/installed  ## reproduce every performance statement
+bench: .venv/installed  ## measure speed: the core, a portfolio, the service
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 gpu-check: .venv/installed  ## run the tests that need a GPU (they say why where there is none)

@@ -335,15 +335,14 @@ def kept(path: Path | None) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def wanted(arguments: argparse.Namespace) -> list[Stream]:
-    """The streams that were asked for."""
+def known_streams(arguments: argparse.Namespace) -> list[Stream]:
+    """Those of the data sets that were named, and of formulas."""
     codes = {name: float(code) for name, _, code in (text.partition("=") for text in arguments.missing)}
     found = []
     if arguments.data is not None:
         paths = sorted(arguments.data.glob("*.csv"))
         found += [data_set(path, codes.get(path.stem), arguments.times) for path in paths]
-    found += formula_streams()
-    return [stream for stream in found if not arguments.only or stream.name in arguments.only]
+    return found + formula_streams()
 
 
 def main() -> None:
@@ -359,11 +358,15 @@ def main() -> None:
     parser.add_argument("--times", action="store_true", help="events carry the times of the file")
     parser.add_argument("--keep", type=Path, help="file of results: what is in it is not run again")
     arguments = parser.parse_args()
+    known = known_streams(arguments)
+    names = [stream.name for stream in known]
+    if unknown := [name for name in arguments.only if name not in names]:
+        parser.error(f"--only {', '.join(unknown)}; known: {', '.join(names)}")
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in kept(arguments.keep):
         groups.setdefault((record["stream"], record["horizon"]), []).append(record)
     shown = {}
-    for stream in wanted(arguments):
+    for stream in (stream for stream in known if not arguments.only or stream.name in arguments.only):
         for horizon in arguments.horizons:
             key = stream.name, horizon
             if len(groups.get(key, [])) < arguments.seeds:

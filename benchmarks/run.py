@@ -17,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -41,10 +43,14 @@ def stream(events: int, seed: int = 0) -> NDArray[np.float64]:
     return cycle + 0.1 * np.cumsum(rng.standard_normal((events, FEATURES)), axis=0)
 
 
-def config(horizon: int = 1, **learner: object) -> SessionConfig:
-    """A session over the stream."""
-    features = tuple(f"c{k}" for k in range(FEATURES))
-    return SessionConfig(features, horizon=horizon, learner=LearnerConfig(**learner))  # type: ignore[arg-type]
+def single(horizon: int = 1, **learner: object) -> SessionConfig:
+    """A session over the stream, with a single learner."""
+    return replace(portfolio(horizon), learner=LearnerConfig(**learner))  # type: ignore[arg-type]
+
+
+def portfolio(horizon: int = 1) -> SessionConfig:
+    """A session over the stream as it is where no learner is named."""
+    return SessionConfig(tuple(f"c{k}" for k in range(FEATURES)), horizon=horizon)
 
 
 def core_row(label: str, sessions: int, events: int, session: SessionConfig) -> Row:
@@ -84,10 +90,11 @@ def running_server() -> Iterator[str]:
             process.wait()
 
 
-def service_row(label: str, client: Client, batch: int, events: int) -> Row:
-    """Events per second of one default session through SDK, gRPC and engine, every event answered."""
+def service_row(label: str, client: Client, batch: int, events: int, learner: Mapping[str, Any] | None) -> Row:
+    """Events per second of one session through SDK, gRPC and engine, every event answered; None is a portfolio."""
     names = [f"c{k}" for k in range(FEATURES)]
-    session = client.create_session(f"bench/{batch}", features=names, horizon=1)
+    kind = "portfolio" if learner is None else "single"
+    session = client.create_session(f"bench/{kind}/{batch}", features=names, horizon=1, learner=learner)
     rows = stream(events, seed=1).tolist()
     session.learn_many(rows[:64], batch=batch)
 
@@ -118,11 +125,24 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}"
 
 
-def table(title: str, found: dict[str, float], base: str) -> None:
-    """Prints events per second, microseconds per event, and the ratio to the row `base`."""
-    print(f"\n{title:44}{'events/s':>12}{'µs/event':>12}{'÷ first':>10}")
+def table(title: str, found: dict[str, float], bases: Sequence[str]) -> None:
+    """Prints events per second, microseconds per event, and how fast a row is beside the last of `bases` so far."""
+    print(f"\n{title:44}{'events/s':>12}{'µs/event':>12}{'÷ base':>10}")
+    base = bases[0]
     for label, rate in found.items():
+        base = label if label in bases else base
         print(f"{label:44}{rate:12,.0f}{1e6 / rate:12,.0f}{rate / found[base]:10.2f}")
+
+
+def portfolio_rows(events: int) -> tuple[list[Row], list[str]]:
+    """Pairs of equally many sessions with a single learner and with a portfolio, and the labels of the former."""
+    rows, bases = [], []
+    for sessions, horizon in ((1, 1), (1, 24), (4, 1), (16, 1), (64, 1)):
+        where = ("one session" if sessions == 1 else f"{sessions} together") + f", horizon {horizon}"
+        bases.append(f"single, {where}")
+        rows.append(core_row(bases[-1], sessions, events, single(horizon)))
+        rows.append(core_row(f"portfolio, {where}", sessions, events, portfolio(horizon)))
+    return rows, bases
 
 
 def main() -> None:
@@ -131,22 +151,24 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=600, help="events per row and round (default 600)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    print(
-        f"{machine()}\n{FEATURES} features and targets, window 32, an update per event; median of {args.rounds} rounds"
-    )
-    default = "default (LSTM, 32 units, horizon 1)"
-    learners = [(default, config()), ("LSTM, 16 units", config(hidden=16)), ("LSTM, 64 units", config(hidden=64))]
-    learners += [("GRU, 32 units", config(cell="gru")), ("tanh, 32 units", config(cell="tanh"))]
-    learners += [("default, horizon 24", config(horizon=24))]
+    print(f"{machine()}\n{FEATURES} features and targets, an update per event; median of {args.rounds} rounds")
+    base = "LSTM, 32 units, horizon 1"
+    learners = [(base, single()), ("LSTM, 16 units", single(hidden=16)), ("LSTM, 64 units", single(hidden=64))]
+    learners += [("GRU, 32 units", single(cell="gru")), ("tanh, 32 units", single(cell="tanh"))]
+    learners += [("LSTM, 32 units, horizon 24", single(horizon=24))]
     core = measure([core_row(label, 1, args.events, session) for label, session in learners], args.rounds)
-    table("core, one session", core, default)
-    together = measure([core_row(f"{n} sessions", n, args.events, config()) for n in (1, 4, 16, 64)], args.rounds)
-    table("core, sessions stepped together, in total", together, "1 sessions")
+    table("core, one session, a single learner", core, [base])
+    pairs, bases = portfolio_rows(args.events)
+    together = measure(pairs, args.rounds)
+    table("core, sessions stepped together, in total", together, bases)
     with running_server() as address, Client(address) as client:
-        rows = [core_row("core alone", 1, args.events, config())]
-        rows += [service_row(f"service, batches of {n}", client, n, args.events) for n in (1, 64)]
+        bases = ["single, core", "portfolio, core"]
+        rows = [core_row(bases[0], 1, args.events, single())]
+        rows += [service_row(f"single, service, batches of {n}", client, n, args.events, {}) for n in (1, 64)]
+        rows += [core_row(bases[1], 1, args.events, portfolio())]
+        rows += [service_row("portfolio, service, batches of 64", client, 64, args.events, None)]
         service = measure(rows, args.rounds)
-    table("service over loopback, default session", service, "core alone")
+    table("service over loopback, one session", service, bases)
     if args.json:
         found = {"machine": machine(), "core": core, "together": together, "service": service}
         args.json.write_text(json.dumps(found, indent=2) + "\n")

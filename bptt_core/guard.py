@@ -1,11 +1,11 @@
 """The guard of a learner: one that goes astray is led back before it harms anything, by its own errors alone.
 
-An update that makes the parameters leap is taken back at once, and the learning rate is quartered. Now and then the
-parameters of a learner that does well are kept. A learner whose loss or gradient is not finite several times in a
-row, or whose loss stays far above that of the naive forecast (an output of 0 on the same pairs), goes back to them
-with empty moments, empty carries and half its learning rate; if that happens again and again, its readout begins
-anew, and with it the naive forecast. Doing well for a while doubles the rate again, up to the configured one. What
-the session serves is not looked at. Array legend as in learner.py.
+An update that makes the parameters leap is taken back at once, and the learning rate is lowered to where it would
+have been a small step. Now and then the parameters of a learner that does well are kept. A learner whose loss or
+gradient is not finite several times in a row, or whose loss stays far above that of the naive forecast (an output of
+0 on the same pairs), goes back to them with empty moments, empty carries and half its learning rate; if that happens
+again and again, its readout begins anew, and with it the naive forecast. Doing well for a while doubles the rate
+again, up to the configured one. What the session serves is not looked at. Array legend as in learner.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ LEAP: Final = 0.1  # an update that changes the parameters by this much of their
 FAILURES: Final = 2  # updates in a row that are not finite
 KEEP_EVERY: Final = 128  # updates of a learner that does well between two keepings of its parameters
 RECOVERY: Final = 1024  # updates of a learner that does well until its rate is doubled again
-SLOWER, MUCH_SLOWER = 0.5, 0.25  # factors on the rate of one that went back, and of one that leapt
+STEP: Final = 0.005  # what the update of one that leapt would have changed at the rate it gets
+SLOWER, MUCH_SLOWER = 0.5, 0.25  # factors on the rate of one that went back, and at most of one that leapt
 STRIKES: Final = 3  # times a learner goes back to the same parameters before it begins anew
 LEAST_FACTOR: Final = 2.0**-20
 RESETS: Final = {reason: f"reset_{reason.name.lower()}" for reason in ResetReason}
@@ -83,7 +84,8 @@ def take_back(
     xp: Any, rows: Rows, before: Array, ratio: NDArray[np.floating[Any]], host: Rows, index: NDArray[np.int64]
 ) -> NDArray[np.int8]:
     """Undoes the update of those learners in `index` [n] that it made leap, before anything is forecast with what came
-    of it, and quarters their rates; in place on their `rows`, whose parameters were `before` [n, P], and on `host`.
+    of it, and lowers their rates to where it would have been a small step; in place on their `rows`, whose parameters
+    were `before` [n, P], and on `host`.
 
     `ratio` [n] is the norm of the change over that of the parameters. Returns a ResetReason or 0 for each.
     """
@@ -94,7 +96,8 @@ def take_back(
         rows["params"][at] = before[at]
         lost = np.flatnonzero(~np.isfinite(ratio))  # moments that no update could be taken with
         _forget_moments(xp, rows, host, lost, index[lost])
-        _slow_down(host, index[leapt], MUCH_SLOWER)
+        ratio = ratio[leapt].astype(np.float64)
+        _slow_down(host, index[leapt], np.where(ratio < np.inf, np.minimum(STEP / ratio, MUCH_SLOWER), MUCH_SLOWER))
         _count(host, index, became)
     return became
 
@@ -139,7 +142,7 @@ def change_season(xp: Any, layout: ParameterLayout, device: Rows, host: Rows, in
     _count(host, index, np.full(len(index), ResetReason.SEASON, np.int8))
 
 
-def _slow_down(host: Rows, index: NDArray[np.int64], factor: float) -> None:
+def _slow_down(host: Rows, index: NDArray[np.int64], factor: float | NDArray[np.float64]) -> None:
     host["rate_factor"][index] = np.maximum(LEAST_FACTOR, factor * host["rate_factor"][index])
     host["healthy"][index], host["steady"][index] = 0, 0
 

@@ -19,9 +19,7 @@ CAP: Final = 5.0  # a value moves a scale by at most this many of its units
 CAP_FROM: Final = 8  # … once it has seen this many
 RECENT: Final = 32  # values that tell whether a scale has become far too large
 SCORE_MEMORY: Final = 10_000  # of what is reported
-ERROR_MEMORY: Final = 256  # of the usual error
 WARM_UP: Final = 32  # pairs to settle before a usual error is known
-ANOMALY_SIGMAS: Final = 4.0  # an error of this many usual ones is an anomaly, score 1
 
 
 def newest_weight(count: Counts, memory: int) -> Floats:

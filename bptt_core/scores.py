@@ -79,8 +79,12 @@ def settle_experts(rows: Rows, forecasts: Floats, observed: Floats, unit: Floats
 
 
 def read(row: dict[str, Any], seasonal: bool) -> Scores:
-    """The scores of one session, whose fields (without a slot axis) are `row`."""
-    square, absolute = row["score_square"].copy(), row["score_absolute"].copy()
+    """The scores of one session, whose fields (without a slot axis) are `row`; NaN where nothing was scored yet."""
+    none, unbounded = row["settled"] == 0, row["bounded"] == 0
+    square, absolute = (np.where(none, np.nan, row[f"score_{kind}"]) for kind in ("square", "absolute"))
+    coverage, width, interval = (
+        np.where(unbounded, np.nan, row[f"score_{kind}"]) for kind in ("coverage", "width", "interval")
+    )
     return Scores(
         count=row["settled"].copy(),
         mse=square[MODEL],
@@ -89,9 +93,9 @@ def read(row: dict[str, Any], seasonal: bool) -> Scores:
         persistence_mae=absolute[PERSISTENCE],
         seasonal_mse=square[SEASONAL] if seasonal else None,
         seasonal_mae=absolute[SEASONAL] if seasonal else None,
-        coverage=row["score_coverage"].copy(),
-        width=row["score_width"].copy(),
-        interval_score=row["score_interval"].copy(),
+        coverage=coverage,
+        width=width,
+        interval_score=interval,
     )
 
 

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 
 from bptt_core.events import ExpertStatus, SymbolScores
 from bptt_core.running import (
-    ANOMALY_SIGMAS,
-    ERROR_MEMORY,
     SCORE_MEMORY,
     WARM_UP,
     Floats,
@@ -37,6 +35,8 @@ from bptt_core.slab import Field, Rows
 Flags = NDArray[np.bool_]
 
 FREQUENCY_MEMORY: Final = 10_000
+SURPRISE_MEMORY: Final = 256  # of the usual surprise
+ANOMALY_SIGMAS: Final = 4.0  # a surprise of this many usual ones is an anomaly, score 1
 LEAST_SURPRISE: Final = math.log(2)  # what was at least as probable as not is never an anomaly
 
 
@@ -117,8 +117,9 @@ def skip(shape: SymbolShape, rows: Rows, jump: NDArray[np.int64], which: Flags) 
 
 
 def read_scores(shape: SymbolShape, row: dict[str, Any]) -> SymbolScores:
-    """The scores of one session, whose fields (without a slot axis) are `row`."""
-    loss, error = row["score_loss"].copy(), row["score_error"].copy()
+    """The scores of one session, whose fields (without a slot axis) are `row`; NaN where nothing was scored yet."""
+    none = row["settled"][:, None] == 0
+    loss, error = (np.where(none, np.nan, row[f"score_{kind}"]) for kind in ("loss", "error"))
     return SymbolScores(
         count=row["settled"].copy(),
         log_loss=loss[:, 0],
@@ -169,7 +170,7 @@ def _anomaly(rows: Rows, surprise: Floats) -> Floats:
     ready = (count >= WARM_UP) & ~np.isnan(surprise)
     usual = np.maximum(ANOMALY_SIGMAS * np.sqrt(square), LEAST_SURPRISE)
     score: Floats = np.where(ready, surprise / usual, 0)
-    track_square(count, square, surprise, np.zeros_like(surprise), ERROR_MEMORY)
+    track_square(count, square, surprise, np.zeros_like(surprise), SURPRISE_MEMORY)
     return score
 
 

@@ -69,6 +69,7 @@ def test_a_fork_with_another_rate_starts_from_what_the_champion_knows(client, du
     assert champion.refresh().last_sequence == 100 + ROWS
     assert (got["head_start"], got["settings"]) == (0, ["learning_rate=1e-8"])
     assert "note:" not in err
+    assert "without other experts" not in out
     assert sessions_about(client, f"{champion.session_id}-challenger") == []
     assert [got[side]["scored"] for side in ("champion", "challenger")] == [ROWS - 100] * 2
     assert got["champion"]["targets"] == ["wave"]
@@ -127,7 +128,38 @@ def test_a_fresh_champion_has_the_default_configuration_and_is_gone_afterwards(c
     assert got["challenger"]["experts"] == []
     assert sessions_about(client, champion.session_id) == sessions_about(client, challenger.session_id) == []
     assert "note:" not in err
+    assert "the challenger is a single learner without other experts" in out
     assert "Verdict: " in out
+
+
+def test_a_network_against_a_portfolio_is_the_same_whether_that_lives_or_is_fresh(client, duel, new_id):
+    seasonalities = []
+    for flags in ([], ["--session", new_id()]):
+        if flags:
+            client.create_session(flags[1], features=["wave", "slow"])
+        duel("--set", "hidden=3", "--keep", "--start", "280", *flags)
+        (name,) = sessions_about(client, "-challenger")
+        seasonalities.append(client.get_session(name).config["seasonality"])
+        for each in (name, *flags[1:]):
+            client.delete_session(each)
+    assert seasonalities == ["off", "off"]
+
+
+def test_the_challenger_counts_steps_by_the_champions_period(server, client, new_id, tmp_path, capfd):
+    """The champion has had a value every hour; the file has one every two hours, of which a new session would make its
+    steps."""
+    hour, name, path = 3600 * 10**9, new_id(), tmp_path / "rare.csv"
+    champion = client.create_session(name, features=["wave"], learner=SMALL)
+    champion.learn_many([[math.sin(i)] for i in range(20)], timestamps=[i * hour for i in range(20)])
+    lines = (f"1970-01-{2 + i // 12:02}T{2 * (i % 12):02}:00:00,{math.sin(i):.4f}\n" for i in range(40))
+    path.write_text("time,wave\n" + "".join(lines))
+    flags = ["--server", server.target, "--session", name, "--time", "time", "--set", "hidden=3", "--keep"]
+    assert main(["fork", str(path), *flags]) == 0
+    (challenger,) = (s for s in client.list_sessions() if s.session_id.startswith(f"{name}-challenger"))
+    assert champion.refresh().period_ns == hour
+    assert challenger.period_ns == hour
+    for each in (name, challenger.session_id):
+        client.delete_session(each)
 
 
 def test_labels_that_come_late_come_late_to_both(server, client, new_id, csv, tmp_path, capfd):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -222,6 +223,25 @@ def test_sessions_are_filtered_by_tag(server, new_id, capfd):
         assert "no sessions" in capfd.readouterr().err
         handle.delete()
     assert main(["sessions", "--server", server.target, "--tag", "site"]) == 2
+
+
+def test_scores_that_do_not_exist_yet_are_null(server, new_id, capfd):
+    """Of three values only the forecasts one and two steps ahead have met one, and no interval has."""
+    name = new_id()
+    with Client(server.target) as client:
+        handle = client.create_session(name, features=["a"], horizon=4, learner={"hidden": 4}, tags={"young": name})
+        handle.learn_many([[1.0], [2.0], [4.0]])
+        scores = handle.refresh().scores
+    assert [math.isnan(of) for (of,) in scores.skill] == [False, False, True, True]
+    assert main(["sessions", "--server", server.target, "--scores", "--json", "--tag", f"young={name}"]) == 0
+    got = json.loads(capfd.readouterr().out, parse_constant=pytest.fail)["scores"]
+    assert got["count"] == [[2], [1], [0], [0]]
+    for kind in ("mse", "mae", "persistence_mse", "persistence_mae"):
+        assert [row[0] is None for row in got[kind]] == [False, False, True, True], kind
+    for kind in ("coverage", "width", "interval_score"):
+        assert got[kind] == [[None]] * 4
+    with Client(server.target) as client:
+        client.delete_session(name)
 
 
 def test_watch_prints_outcomes_of_whoever_sends(server, new_id, capfd):

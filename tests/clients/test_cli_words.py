@@ -39,9 +39,9 @@ def test_sessions_are_lines_that_nothing_cuts_off(terminal):
     assert ("\t" in lines[0]) is not terminal
 
 
-def session_of(targets, horizon=1, **facts):
-    names = ("a", "b")[:targets]
-    config = config_pb2.SessionConfig(features=names, targets=names, horizon=horizon, seasonality="SEASONALITY_FOUND")
+def session_of(targets, horizon=1, seasonality="FOUND", **facts):
+    names, seasonality = ("a", "b")[:targets], f"SEASONALITY_{seasonality}"
+    config = config_pb2.SessionConfig(features=names, targets=names, horizon=horizon, seasonality=seasonality)
     return answers.read_session(session_pb2.Session(config=config, **facts))
 
 
@@ -119,8 +119,27 @@ def test_what_a_portfolio_found_is_told_with_its_report():
     )
     assert "mean 5 %, others 2 %." in text
     assert "Anomalous events: 1,234; changes of the usual error (drifts): 2." in text
-    assert "Seasons found in the data: 24 steps." in text
+    assert "Seasons in force at the end: 24 steps (found, or the calendar's)." in text
     assert "resets of learners: 3." in text
+
+
+@pytest.mark.parametrize(
+    ("seasonality", "words", "hindsight"),
+    [
+        ("FOUND", "Seasons in force at the end: 4 and 8 steps (found, or the calendar's).", True),
+        ("GIVEN", "Seasons in force at the end: 4 and 8 steps (given).", False),
+        ("OFF", None, False),
+    ],
+)
+def test_a_season_that_was_known_only_at_the_end_is_told_from_a_given_one(seasonality, words, hindsight):
+    run = run_of([0.5])
+    run.scorer.compare_with_season(8)
+    made = report.as_json(run, session_of(1, seasonality=seasonality, seasons=[4, 8]))
+    text = " ".join(printed(lambda c: report.show(c, made, run.scorer, "file", None, 64), width=300).split())
+    assert (words or "") in text
+    assert ("Seasons" in text) is (words is not None)
+    assert "`last season` the value 8 steps before" in text
+    assert ("with hindsight: from the first row on by the season that was known at the end" in text) is hindsight
 
 
 def shown(champion, challenger, fit_rows=None, rows=80):
@@ -144,6 +163,17 @@ def test_a_challenger_stands_beside_its_champion():
     assert shown([1.0], [2.0])[0]["verdict"]["winner"] == "champion"
     assert shown([1.0], [-1.0])[0]["verdict"]["winner"] is None
     assert shown([2.0], [1.0], rows=20)[0]["verdict"]["winner"] is None
+
+
+@pytest.mark.parametrize("alone", [None, 0, 1])
+def test_a_portfolio_against_a_single_learner_is_called_so(alone):
+    runs = run_of([2.0], 80), run_of([1.0], 80)
+    experts = [session_pb2.Expert(name="mean", weight=1.0, relative_error=1.0)]
+    both = tuple(session_of(1, experts=[] if side == alone else experts) for side in range(2))
+    made = duel.Duel(runs, both, mixed=False)
+    text = printed(lambda console: made.show(console, made.as_json(), "file"), width=150)
+    for side, name in enumerate(duel.SIDES):
+        assert (f"the {name} is a single learner without other experts" in text) is (side == alone)
 
 
 def test_errors_of_different_units_are_weighed_by_the_naive_ones():

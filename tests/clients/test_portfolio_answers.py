@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -120,6 +121,24 @@ def test_skill_is_what_was_saved_of_the_naive_error():
     assert "skill 75.0 %, drifts 0" in sessions._state(session)
 
 
+def test_what_was_not_scored_yet_is_no_number_and_null_in_json():
+    """A session one event old: the first step ahead has met a value, the second has not, no interval has."""
+    errors, bounds = ("mse", "mae", "persistence_mse", "persistence_mae"), ("coverage", "width", "interval_score")
+    none = {name: [math.nan] * 4 for name in (*errors, *bounds)}
+    known = {name: [2.0, 4.0, math.nan, math.nan] for name in errors}
+    session = described(scores=session_pb2.Scores(count=[1, 1, 0, 0], **{**none, **known}))
+    assert session.scores.count == [[1, 1], [0, 0]]
+    assert session.scores.skill[0] == [0.0, 0.0]
+    assert all(map(math.isnan, session.scores.skill[1]))
+    assert sessions._skill(session) == "0.0 %"
+    made = json.loads(json.dumps(sessions._finite(dataclasses.asdict(session)), default=str, allow_nan=False))
+    assert made["scores"]["mse"] == [[2.0, 4.0], [None, None]]
+    assert made["scores"]["coverage"] == [[None, None], [None, None]]
+    fresh = described(scores=session_pb2.Scores(count=[0] * 4, **none))
+    assert sessions._skill(fresh) == "-"
+    assert "skill -, drifts 0" in sessions._state(fresh)
+
+
 def test_equal_learners_are_counted_in_a_list():
     config = config_pb2.SessionConfig(features=["a"], targets=["a"], horizon=1)
     for hidden, layers in ((32, 1), (32, 1), (16, 2)):
@@ -168,7 +187,9 @@ SEVERAL = {"features": ["a"], "learners": [{"hidden": 8}, {}], "seasonality": "f
     ("base", "given", "expected"),
     [
         (SINGLE, {"learner": {"hidden": 9}}, {**SINGLE, "learner": {"hidden": 9, "cell": "gru"}}),
-        (SEVERAL, {"learner": {"hidden": 9}}, {"features": ["a"], "seasonality": "found", "learner": {"hidden": 9}}),
+        (SEVERAL, {"learner": {"hidden": 9}}, {"features": ["a"], "learner": {"hidden": 9}}),
+        (SINGLE | {"seasonality": "given"}, {"learner": {}}, SINGLE | {"seasonality": "given"}),
+        (SEVERAL, {"learner": {}, "seasonality": "off"}, {"features": ["a"], "learner": {}, "seasonality": "off"}),
         (SEVERAL, {"seasons": [7]}, {"features": ["a"], "learners": [{"hidden": 8}, {}], "seasons": [7]}),
         (SINGLE, {"learners": [{}]}, {"features": ["a"], "seasonality": "off", "seasons": [24], "learners": [{}]}),
         (SINGLE, {"seasonality": "found"}, {"features": ["a"], "learner": SINGLE["learner"], "seasonality": "found"}),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import Events, Fold, LearnerConfig, Outcomes, SessionConfig, select_backend
+from bptt_core import Events, Fold, LearnerConfig, Outcomes, SensorState, SessionConfig, select_backend
 
 SECOND = 1_000_000_000
 
@@ -181,6 +181,28 @@ def test_the_anomaly_score(fold: Fold, make_config: Any, random_walks: Any, run:
     usual = np.delete(score, [700, 701])
     assert (usual > 1).mean() < 0.005
     assert 0.1 < np.median(usual[100:]) < 0.5
+
+
+def test_a_stuck_sensor_teaches_the_intervals_nothing(
+    fold: Fold, make_config: Any, random_walks: Any, run: Any
+) -> None:
+    """Its errors are next to nothing: reach and width of its bounds stay while it is stuck, the other target's do not,
+    and both move on once it is alive again."""
+    values = random_walks(260, 2)
+    values[200:240, 1] = values[199, 1]
+    slot = fold.create(make_config(2, horizon=2))
+    run(fold, slot, values[:200])
+    names, stuck = ("interval_count", "interval_square", "interval_reach"), 0
+    for value in values[200:]:
+        before = [fold._get(slot, name).copy() for name in names]
+        state = run(fold, slot, value[None]).sensor_state[0]
+        assert state[0] == SensorState.OK
+        for name, old in zip(names, before, strict=True):
+            moved = (fold._get(slot, name) != old).reshape(-1, 2, 2)  # …, horizon, target
+            assert moved[..., 0].all(), name
+            assert (moved[..., 1] == (state[1] == SensorState.OK)).all(), name
+        stuck += state[1] == SensorState.STUCK
+    assert 20 < stuck < 40
 
 
 def test_outcomes_are_numbered(fold: Fold, make_config: Any, random_walks: Any) -> None:

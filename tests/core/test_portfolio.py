@@ -148,6 +148,35 @@ def test_a_learner_by_season_starts_from_the_season(fold: Fold) -> None:
             np.testing.assert_array_equal(made.mean[at, h - 1], values[at + h - period])
 
 
+def test_a_learner_by_season_keeps_the_phase_over_a_jump_in_time(fold: Fold) -> None:
+    """One that does not learn forecasts a periodic stream exactly, after a gap that missing steps do not fill and that
+    is no whole number of seasons, too."""
+    phases = np.array([3.0, 1.0, 4.0, 1.5, 9.0])
+    for jump in (998, 10**9 + 2):
+        time = np.concatenate([np.arange(40), np.arange(40 + jump, 60 + jump)])
+        config = SessionConfig(
+            ("x",),
+            horizon=3,
+            seasons=(5,),
+            seasonality="given",
+            period_ns=10**9,
+            learner=replace(SMALL, anchor="season"),
+        )
+        (made,) = fold.step([(fold.create(config, learning=False), Events(phases[time % 5, None], 10**9 * time))])
+        for h in (1, 2, 3):
+            np.testing.assert_array_equal(made.mean[6:, h - 1, 0], phases[(time[6:] + h) % 5])
+
+
+@pytest.mark.parametrize("chosen", [{"learners": CONFIG.learners}, {}])
+def test_persistence_has_a_quarter_of_the_weight_at_first_and_the_others_share_the_rest(
+    chosen: dict[str, Any], fold: Fold
+) -> None:
+    experts = fold.status(fold.create(SessionConfig(("x", "y"), horizon=3, **chosen))).experts
+    weights = {expert.name: expert.weight for expert in experts}
+    assert weights.pop("persistence") == pytest.approx(1 / 4)
+    assert list(weights.values()) == pytest.approx([3 / 4 / len(weights)] * len(weights))
+
+
 def test_a_found_season_is_told_and_forecast(fold: Fold) -> None:
     config = SessionConfig(("x", "y"), learners=(SMALL, replace(SMALL, anchor="season")))
     slot = fold.create(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -187,6 +188,16 @@ def test_a_costly_session_is_folded_in_small_micro_batches(loop: Loop) -> None:
     loop.until(lambda: len(loop.rows()) == 6)
     assert {len(batch.parts) for batch in loop.batches} == {1}
     assert {rows for _, rows in loop.rows()} == {1}
+
+
+def test_many_small_learners_make_a_session_a_costly_one(loop: Loop) -> None:
+    """Alone such a learner is folded in whole micro-batches, with many beside it row by row."""
+    small = LearnerConfig(hidden=3, window=64)
+    several = tuple(replace(small, seed=seed) for seed in range(16))
+    for uid, config in (("one", {"learner": small}), ("many", {"learners": several})):
+        loop.ask(loop.engine.create(uid, SessionConfig(("x",), seasonality="off", **config).validated(), True))
+        loop.fold(uid, 4)
+    assert loop.rows() == [("one", 4)] + [("many", 1)] * 4
 
 
 def test_after_a_halt_nothing_is_folded_and_calls_are_answered(loop: Loop) -> None:

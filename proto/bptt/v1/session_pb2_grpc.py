@@ -84,6 +84,7 @@ class SessionServiceServicer(object):
     def CreateSession(self, request, context):
         """Makes a session. With a known id: returns that session if every field set in the request equals the
         session's as it was created, and fails with ALREADY_EXISTS SESSION_EXISTS naming the differences otherwise.
+        config.learners is compared as a whole, defaults filled in. A fork counts as created like the session it copies.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

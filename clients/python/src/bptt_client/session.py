@@ -59,6 +59,7 @@ class Expert:
 class Scores:
     """Running means of the session, lists [horizon][target], in original units or nats. None is what does not apply:
     errors of values where symbols are classified, log losses and error rates elsewhere, seasonal ones without a season.
+    NaN is what was not scored yet.
     `interval_score` is the width plus what values outside cost, lower is better (Gneiting and Raftery 2007).
     """
 

@@ -93,7 +93,8 @@ def _fork(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         description=f"{text[0].upper()}{text[1:]}. The champion is a fresh session with the default configuration, or "
         "with --session one that exists, which then learns from the rows as from any others. Where the settings are "
         "only learning=on|off, or the learning_rate of a single learner, the challenger is a fork of the champion and "
-        "knows all it knows; otherwise it is a new session with the settings on top of the champion's configuration.",
+        "knows all it knows; otherwise it is a new session with the settings on top of the champion's configuration. "
+        "A field of the learner makes it a single network without other experts, as --set hidden=64 does.",
         epilog=_SETTINGS,
     )
     command.set_defaults(run=fork.run, settings=[], warm_rows=None, warm_passes=None, plot=None)

@@ -66,8 +66,16 @@ class Duel:
         for row in self._rows(*(result[side] for side in SIDES)):
             table.add_row(*row)
         console.print(table)
+        for words in self._unlike():
+            console.print(words, style="yellow", soft_wrap=True)
         console.print(_verdict_words(result["verdict"]), style="bold", soft_wrap=True)
         console.print(_explanation(self.mixed), style="dim")
+
+    def _unlike(self) -> Iterator[str]:
+        """What the table does not show: that only one of the two has several experts."""
+        alone = [not session.experts for session in self.sessions]
+        if alone[0] != alone[1]:
+            yield f"Note: the {SIDES[alone.index(True)]} is a single learner without other experts."
 
     def _rows(self, *reports: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         overall, targets = [made["overall"] for made in reports], reports[0]["targets"]

@@ -167,10 +167,12 @@ def _challenger(
 
 def laid_over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration `given` on top of `base`, of which what does not go with it is left out: one learner or
-    several, seasons that are given or found.
+    several, with the seasonality that several have, seasons that are given or found.
     """
     left_out = {"learner": {"learners"}, "learners": {"learner"}, "seasons": {"seasonality"}}
     without = set[str]().union(*(names for name, names in left_out.items() if name in given))
+    if "learner" in given and "learners" in base:
+        without.add("seasonality")  # a single learner has the default of its own
     if given.get("seasonality") == "found":
         without.add("seasons")
     return config.merged({name: value for name, value in base.items() if name not in without}, [given])

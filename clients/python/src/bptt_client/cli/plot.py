@@ -129,7 +129,7 @@ def _errors(axes: Any, view: View) -> None:
         if np.isfinite(smooth).any():
             axes.plot(x, smooth, line, color=colour, linewidth=width, label=words)
     _log_scale(axes)
-    axes.legend(loc="best", framealpha=0.85, edgecolor="none")
+    axes.legend(loc="upper right", framealpha=0.85, edgecolor="none")
     axes.set_xlim(x[0], x[-1])
     axes.set_title(f"Error over time, mean over the {rows:,} rows before (lower is better)")
     axes.set_xlabel(label)

@@ -19,6 +19,7 @@ from bptt_client.replies import RESET_NAMES
 
 MOST_HORIZON_LINES = 8
 MOST_EXPERTS = 5
+ORIGINS = {"found": "found, or the calendar's", "given": "given"}  # of seasons, by seasonality
 Means = dict[str, float | None]
 
 
@@ -108,7 +109,7 @@ def show(console: Console, report: dict[str, Any], scorer: Scorer, title: str, f
     else:
         mixed = fitted is None and len(report["targets"]) > 1
         console.print(_table(report, scorer, title, mixed))
-        console.print(_words(scorer.season, fitted, mixed, labelled), style="dim")
+        console.print(_words(report, scorer.season, fitted, mixed, labelled), style="dim")
     updates, latency = report["updates"], report["latency_ms"]
     console.print(
         f"Learning: {updates['count']:,} updates applied ({updates['clipped']:,} with a clipped gradient), "
@@ -127,9 +128,10 @@ def _findings(report: dict[str, Any]) -> Iterator[str]:
     """What the session noticed, by itself."""
     if "log_loss" not in report["overall"]:
         yield f"Anomalous events: {report['anomalies']:,}; changes of the usual error (drifts): {report['drifts']:,}."
-    if report["seasonality"] == "found":
+    origin = ORIGINS.get(report["seasonality"])
+    if origin:
         seasons = " and ".join(f"{season:,}" for season in report["seasons"])
-        yield f"Seasons found in the data: {f'{seasons} steps' if seasons else 'none'}."
+        yield f"Seasons in force at the end: {f'{seasons} steps ({origin})' if seasons else 'none'}."
     experts, shown = report["experts"], report["experts"][:MOST_EXPERTS]
     if experts:
         words = [f"{expert['name']} {100.0 * expert['weight']:.0f} %" for expert in shown]
@@ -249,10 +251,12 @@ def short(value: float | None) -> str:
     return f"{value:.{3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0}f}"
 
 
-def _words(season: int | None, fitted: str | None, mixed: bool, labelled: bool) -> str:
+def _words(report: dict[str, Any], season: int | None, fitted: str | None, mixed: bool, labelled: bool) -> str:
     naive, seasonal = "the naive forecast", ""
     if season is not None:
         naive, seasonal = "the better of the naive forecasts", f", `last season` the value {season:,} steps before"
+        if report["seasonality"] == "found":
+            seasonal += " (with hindsight: from the first row on by the season that was known at the end)"
     errors, width, hint = "in squares of the targets' own units", "in those units", ""
     if fitted is not None:
         errors, width = f"in squared standard deviations of each target{fitted}", "in standard deviations"
