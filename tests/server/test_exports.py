@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from copies import check_labels_are_remembered
 from safetensors.numpy import load
 
 from bptt.v1 import config_pb2, session_pb2
@@ -111,16 +112,7 @@ def test_labels_are_remembered_after_the_import(rpc: Any, new_id: Any, noise: An
     rpc.ingest(name, 1, events[:30], labels=labels[:30])
     rpc.label(name, [22, 25], events.sum(axis=1)[[21, 24]])
     take_in(rpc, copy, export(rpc, name))
-    again = rpc.label(copy, [22, 24], events.sum(axis=1)[[21, 23]])
-    assert (again.accepted, again.duplicates) == (0, 2)
-    assert refused(lambda: rpc.label(copy, [25], [9.0])).reason == "LABEL_CONFLICT"
-    assert refused(lambda: rpc.label(copy, [16], [9.0])).reason == "LABEL_TOO_OLD"
-    found = []
-    for session in (name, copy):
-        assert rpc.label(session, [28], [0.5]).accepted == 1
-        result = rpc.ingest(session, 31, events[30:], labels=labels[30:], reply=EVERY)
-        found.append(result.SerializeToString(deterministic=True))
-    assert found[0] == found[1]
+    check_labels_are_remembered(rpc, refused, name, copy, events, EVERY)
     assert rpc.plain(rpc.get(copy)) == rpc.plain(rpc.get(name))
 
 

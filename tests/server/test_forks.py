@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from copies import check_labels_are_remembered
 
 from bptt.v1 import session_pb2
 
@@ -126,16 +127,7 @@ def test_labels_and_a_warm_start_are_remembered_in_the_fork(rpc: Any, new_id: An
     rpc.ingest(name, 1, events[:30], labels=labels[:30])
     rpc.label(name, [22, 25], events.sum(axis=1)[[21, 24]])
     rpc.fork(name, fork)
-    again = rpc.label(fork, [22, 24], events.sum(axis=1)[[21, 23]])
-    assert (again.accepted, again.duplicates) == (0, 2)
-    assert refused(lambda: rpc.label(fork, [25], [9.0])).reason == "LABEL_CONFLICT"
-    assert refused(lambda: rpc.label(fork, [16], [9.0])).reason == "LABEL_TOO_OLD"
-    found = []
-    for session in (name, fork):
-        assert rpc.label(session, [28], [0.5]).accepted == 1
-        result = rpc.ingest(session, 31, events[30:], labels=labels[30:], reply=EVERY)
-        found.append(result.SerializeToString(deterministic=True))
-    assert found[0] == found[1]
+    check_labels_are_remembered(rpc, refused, name, fork, events, EVERY)
 
 
 def test_a_fork_outlives_a_restart_and_a_deleted_source(
