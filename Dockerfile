@@ -13,22 +13,24 @@ COPY proto proto
 COPY bptt_core bptt_core
 COPY server server
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels ./proto . \
-    && pip --python /opt/bptt/bin/python install --constraint requirements/dev.txt /wheels/*.whl
+    && pip --python /opt/bptt/bin/python install --constraint requirements/dev.txt /wheels/*.whl numba
 
 FROM build AS build-gpu
 RUN pip --python /opt/bptt/bin/python install --requirement requirements/gpu.txt --constraint requirements/dev.txt
 
 FROM python:3.11-slim-bookworm AS runtime
 RUN pip uninstall --yes pip setuptools wheel \
-    && install --directory --owner=10001 --group=10001 /data
-ENV PATH=/opt/bptt/bin:$PATH PYTHONUNBUFFERED=1
+    && install --directory --owner=10001 --group=10001 /data /compiled
+# The engine is compiled for the processor it finds, before the server is ready; kept in a volume it is read again.
+ENV PATH=/opt/bptt/bin:$PATH PYTHONUNBUFFERED=1 NUMBA_CACHE_DIR=/compiled
 WORKDIR /data
 VOLUME /data
+VOLUME /compiled
 USER 10001:10001
 # 50051 gRPC; 9464 metrics, liveness and readiness
 EXPOSE 50051 9464
 # The server's own health command: true once the server accepts work, false while it drains.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-m", "server", "--health", "127.0.0.1:50051"]
 # Inside a container the server must listen beyond loopback, and says so here; publish the ports to whom you trust.
 CMD ["bptt-server", "--host", "0.0.0.0", "--data", "/data"]

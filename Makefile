@@ -23,13 +23,13 @@ export MKL_NUM_THREADS := 1
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/installed  ## watch a server learn and forecast a simulated plant (under two minutes)
+demo: .venv/compiled  ## watch a server learn and forecast a simulated plant (under two minutes)
 	$(BIN)/python -m bptt_client.cli demo $(ARGS)
 
-serve: .venv/installed  ## start the server on this machine, data in ./bptt-data
+serve: .venv/compiled  ## start the server on this machine, data in ./bptt-data
 	$(BIN)/bptt-server $(ARGS)
 
-test: .venv/installed  ## run every test, on all cores
+test: .venv/compiled  ## run every test, on all cores
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 torch: .venv/installed  ## install PyTorch beside the rest: `make test` then compares with it live
@@ -64,7 +64,7 @@ rules: .venv/installed
 proto: .venv-proto/installed  ## regenerate the stubs in proto/ from the .proto files
 	$(call generate,proto)
 
-bench: .venv/installed  ## measure speed: the core, a portfolio, the service
+bench: .venv/compiled  ## measure speed: the core, a portfolio, the service
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 gpu-check: .venv/installed  ## run the tests that need a GPU (they say why where there is none)
@@ -108,6 +108,12 @@ endef
 .venv/installed: .venv/locked pyproject.toml proto/pyproject.toml clients/python/pyproject.toml
 	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation -e proto -e clients/python -e .
 	@$(BIN)/python $(PIP) check
+	@touch $@
+
+# The engine, so that nobody waits for it later. It is kept beside its source and made anew when that changes.
+.venv/compiled: .venv/installed $(shell find bptt_core -name '*.py' 2>/dev/null)
+	@echo "compiling the engine (half a minute; again when its source changes)"
+	@$(BIN)/python -c 'import bptt_core; bptt_core.select_backend("auto").warm_up()'
 	@touch $@
 
 .venv-proto/installed: requirements/proto.txt

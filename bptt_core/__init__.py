@@ -24,7 +24,7 @@ from bptt_core.events import (
     check_events,
     check_labels,
 )
-from bptt_core.fold import Fold, Slot
+from bptt_core.fold import Fold
 from bptt_core.health import lags
 from bptt_core.learner_config import (
     ANCHORS,
@@ -39,6 +39,7 @@ from bptt_core.learner_config import (
 )
 from bptt_core.parameters import ParameterLayout
 from bptt_core.state import session_bytes, session_layout
+from bptt_core.store import Slot
 from bptt_core.torch_format import TorchNetwork, from_torch, to_torch
 from bptt_core.warm_start import WarmUp
 

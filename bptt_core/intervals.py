@@ -92,8 +92,9 @@ def settle(
     if not seen.any():
         return
     _move_reach(rows, values, lower, upper, seen)
-    if spread is not None:
+    if spread is not None:  # NaN: nothing was told yet, or what was told is no number
         error, unit = error / spread, unit / spread
+        seen &= ~np.isnan(error)
     _track_error(rows, error, unit, seen)
 
 

@@ -1,4 +1,4 @@
-"""Slabs: the state of many equal sessions as named arrays [slot, …], a slot being one session's row in each.
+"""Slabs: the state of many equal sessions as named arrays [slot, …], a slot being one session's row of bytes.
 
 A stage of the fold declares its state as fields; nothing else holds state. So a checkpoint is a slot's row in every
 field, a micro-batch is the rows of some slots, and a new field is saved, restored and copied without further code.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bptt_core.cells import Array
+
+LINE: Final = 64  # bytes of a cache line
 
 Rows = dict[str, Array]  # field name → [B, …]
 
@@ -33,14 +35,41 @@ class Field:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where the fields of one slot lie in a row of bytes. Arrays begin on cache lines of their own, numbers side by
+    side."""
+
+    offsets: dict[str, int]
+    bytes: int
+
+    @classmethod
+    def of(cls, fields: list[Field]) -> Layout:
+        """Small fields first, so that they share cache lines; a row is a whole number of lines."""
+        offsets, end = {}, 0
+        for f in sorted(fields, key=lambda f: (f.bytes >= LINE, -np.dtype(f.dtype).itemsize)):
+            step = LINE if f.bytes >= LINE else np.dtype(f.dtype).itemsize
+            offsets[f.name] = -(-end // step) * step
+            end = offsets[f.name] + f.bytes
+        return cls(offsets, -(-end // LINE) * LINE)
+
+
 class Slab:
-    """Arrays [capacity, …] of one array module, growing by doubling; freed slots are used again."""
+    """Rows [capacity, bytes] of one array module, growing by doubling; freed slots are used again.
+
+    A field of all slots is a strided view of the rows, so that what a slot holds lies together.
+    """
 
     def __init__(self, xp: Any, fields: list[Field]) -> None:
-        self.xp, self.fields = xp, fields
+        self.xp, self.fields, self.layout = xp, fields, Layout.of(fields)
+        types = {np.dtype(f.dtype) for f in fields}
+        # Of one type where all fields are: such rows need no reinterpretation, which not every array module has.
+        self._unit = types.pop() if len(types) == 1 else np.dtype(np.uint8)
         self._capacity = 0
         self._free: list[int] = []
-        self._arrays: Rows = {f.name: xp.empty((0, *f.shape), f.dtype) for f in fields}
+        self._rows: Array = None
+        self._arrays: Rows = {}
+        self._hold(self._empty(0))
 
     def allocate(self) -> int:
         """A slot whose every field holds its start value."""
@@ -68,8 +97,18 @@ class Slab:
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
+    @property
+    def rows(self) -> Array:
+        """All rows as they lie in memory, [capacity, bytes or numbers]; not to be kept, as growth replaces them."""
+        return self._rows
+
+    def addresses(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the rows of `slots` begin in NumPy's memory; good until the next `allocate`."""
+        first: int = self._rows.ctypes.data
+        return first + self.layout.bytes * slots
+
     def take(self, slots: NDArray[np.int64], names: tuple[str, ...] | None = None) -> Rows:
-        """Copies of the rows of `slots`, in that order; of the fields `names` only, if given."""
+        """Copies of the rows of `slots`, in that order, each field contiguous; of the fields `names` only, if given."""
         index = self._index(slots)
         rows = {name: self._arrays[name][index] for name in names or self._arrays}
         return rows if len(slots) > 1 else {name: row.copy() for name, row in rows.items()}
@@ -96,12 +135,26 @@ class Slab:
 
     def _grow(self) -> None:
         capacity = max(1, 2 * self._capacity)
-        larger = {f.name: self.xp.empty((capacity, *f.shape), f.dtype) for f in self.fields}
-        for name, array in larger.items():  # nothing has changed if there was no memory for one of them
-            array[: self._capacity] = self._arrays[name]
-        self._arrays = larger
+        larger = self._empty(capacity)  # nothing has changed if there was no memory for it
+        larger[: self._capacity] = self._rows
+        self._hold(larger)
         self._free.extend(range(capacity - 1, self._capacity - 1, -1))
         self._capacity = capacity
+
+    def _empty(self, capacity: int) -> Array:
+        """Rows that begin on a cache line, where the array module lets one see where they begin."""
+        width, unit = self.layout.bytes // self._unit.itemsize, self._unit
+        spare = self.xp.empty((capacity * width + LINE // unit.itemsize,), unit)
+        start = -spare.ctypes.data % LINE // unit.itemsize if isinstance(spare, np.ndarray) else 0
+        return spare[start : start + capacity * width].reshape(capacity, width)
+
+    def _hold(self, rows: Array) -> None:
+        self._rows = rows
+        for f in self.fields:
+            start = self.layout.offsets[f.name] // self._unit.itemsize
+            part = rows[:, start : start + f.bytes // self._unit.itemsize]
+            typed = part if self._unit == f.dtype else part.view(f.dtype)
+            self._arrays[f.name] = typed.reshape(len(rows), *f.shape)
 
 
 def first(rows: Rows, count: int) -> Rows:

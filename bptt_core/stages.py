@@ -7,16 +7,32 @@ served and scored is numbers (`forecasts.py`) or symbols (`symbols.py`); both ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core import guard, reports, scaling, tbptt, timeline
-from bptt_core.events import Outcomes, ResetReason
+from bptt_core import reports, scaling, tbptt, timeline
+from bptt_core.events import Outcomes
 from bptt_core.learner_config import SEASON_ANCHORS
+from bptt_core.lessons import (
+    BY_LAG,
+    CHANGED,
+    CLEAR,
+    CLIP_SCALE,
+    EVENT,
+    GRADIENT_NORM,
+    LOSS,
+    RESET,
+    RESULT,
+    SATURATION,
+    UPDATE_RATIO,
+    Learned,
+    Lesson,
+)
 from bptt_core.scales import Scaled, ScalingShape
 from bptt_core.serving import Served
 from bptt_core.shape import Group, Shape
@@ -25,18 +41,12 @@ from bptt_core.timeline import Steps
 
 CHUNK_STEPS: Final = 256
 
-
-@dataclass(frozen=True)
-class Team:
-    """The rows of one group's learners of several sessions, session by session."""
-
-    device: Rows
-    book: Rows
+Learn = Callable[[Lesson], Learned]  # gives learners of one shape a lesson
 
 
-def run(xp: Any, shape: Shape, host: Rows, teams: list[Team], steps: list[Steps]) -> list[Outcomes]:
-    """Takes each session's steps, in place on its rows of `host` and of `teams`, one for each group of the shape;
-    returns the outcomes of its events.
+def run(shape: Shape, host: Rows, learn: list[Learn], steps: list[Steps]) -> list[Outcomes]:
+    """Takes each session's steps, in place on its rows of `host`; returns the outcomes of its events. `learn` gives a
+    lesson to the learners of each group of the shape, session by session.
 
     Row k of every field belongs to `steps[k]`; no session may have fewer steps than a later one. The steps are taken in
     chunks: an event after a gap in time is many steps, and memory must not grow with them.
@@ -44,21 +54,13 @@ def run(xp: Any, shape: Shape, host: Rows, teams: list[Team], steps: list[Steps]
     pieces: list[list[Outcomes]] = [[] for _ in steps]
     for start in range(0, len(steps[0]), CHUNK_STEPS):
         chunk = [s.part(start, start + CHUNK_STEPS) for s in steps if len(s) > start]
-        members = [_of_first(shape, team, g, len(chunk)) for g, team in enumerate(teams)]
-        for piece, outcomes in zip(
-            pieces, _run_chunk(xp, shape, first(host, len(chunk)), members, chunk), strict=False
-        ):
-            piece.append(outcomes)
+        outcomes = _run_chunk(shape, first(host, len(chunk)), learn, chunk, len(steps))
+        for piece, part in zip(pieces, outcomes, strict=False):
+            piece.append(part)
     return [Outcomes.joined(piece) for piece in pieces]
 
 
-def _of_first(shape: Shape, team: Team, group: int, sessions: int) -> Team:
-    """The learners of the first sessions, as views."""
-    count = sessions * len(shape.groups[group].members)
-    return Team(first(team.device, count), first(team.book, count))
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Batch:
     """Steps of several sessions turned round: per step the rows of the sessions that have it, always the first ones."""
 
@@ -77,13 +79,24 @@ class Batch:
         active = [int((lengths > s).sum()) for s in range(int(lengths[0]))]
         return cls(active, *(_by_step([getattr(s, name) for s in steps], active) for name in timeline.COLUMNS))
 
-    def prefixes(self, rows: Rows, per_session: int = 1) -> Iterator[Rows]:
-        """For each step the rows of the sessions that have it, so many of each, as views."""
+    def prefixes(self, rows: Rows) -> Iterator[Rows]:
+        """For each step the rows of the sessions that have it, as views."""
         views, current = rows, self.active[0]
         for count in self.active:
             if count != current:
-                views, current = first(rows, count * per_session), count
+                views, current = first(rows, count), count
             yield views
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """Steps of each session."""
+        return np.array([sum(count > k for count in self.active) for k in range(self.active[0])])
+
+    @cached_property
+    def by_session(self) -> NDArray[np.int64]:
+        """Of the rows of all steps one after another, session by session the places of its own."""
+        before = np.cumsum(self.active) - self.active
+        return np.concatenate([before[:count] + k for k, count in enumerate(self.steps)])
 
 
 def scale(shape: Shape, host: Rows, batch: Batch) -> list[Scaled]:
@@ -109,12 +122,13 @@ def serve(shape: Shape, host: Rows, batch: Batch, scaled: list[Scaled], ys: list
     return served
 
 
-def _run_chunk(xp: Any, shape: Shape, host: Rows, teams: list[Team], steps: list[Steps]) -> list[Outcomes]:
+def _run_chunk(shape: Shape, host: Rows, learn: list[Learn], steps: list[Steps], sessions: int) -> list[Outcomes]:
     batch = Batch.of(steps)
     scaled = scale(shape, host, batch)
     ys, told = [], []
-    for group, team in zip(shape.groups, teams, strict=True):
-        outputs, reported = _learn(xp, shape.scaling, group, team, batch, scaled)
+    for group, give in zip(shape.groups, learn, strict=True):
+        learned = give(_lesson(shape.scaling, group, batch, scaled, sessions))
+        outputs, reported = _by_steps(group, batch, learned)
         ys.append(outputs)
         told.append(reported)
     served = serve(shape, host, batch, scaled, _assembled(shape, ys))
@@ -144,43 +158,62 @@ def _by_step(columns: list[NDArray[Any]], active: list[int]) -> list[NDArray[Any
     return [np.array([columns[k][s] for k in range(count)]) for s, count in enumerate(active)]
 
 
-def _learn(
-    xp: Any, scales: ScalingShape, group: Group, team: Team, batch: Batch, scaled: list[Scaled]
-) -> tuple[list[NDArray[Any]], list[tbptt.StepReport]]:
-    """The outputs [active · members, K] of a group's learners in units of the residual scale, and their reports, step
-    by step."""
-    dtype, members, shape = team.device["params"].dtype, len(group.members), group.learner
+def _lesson(scales: ScalingShape, group: Group, batch: Batch, scaled: list[Scaled], sessions: int) -> Lesson:
+    """What the learners of a group are given in a chunk; those of sessions without steps in it, nothing."""
+    members, order = len(group.members), batch.by_session
+    count = np.zeros(sessions, np.int64)
+    count[: len(batch.steps)] = batch.steps
+    start = np.cumsum(count) - count
+    flags = np.concatenate([_flags(batch, s, step) for s, step in enumerate(scaled)])
     # Row by row: columns picked from a table lie the other way round, and a product would sum in another order.
-    inputs = np.concatenate([s.inputs for s in scaled]).astype(dtype, order="C")
-    xs = xp.asarray(inputs if members == 1 else np.repeat(inputs, members, axis=0))
-    targets = [scaling.learner_targets(scales, s, group.anchors) for s in scaled]
-    arrived = xp.asarray(np.concatenate(targets).astype(dtype))
-    ys, told, start = [], [], 0
-    rows = zip(batch.prefixes(team.device, members), batch.prefixes(team.book, members), strict=True)
-    for s, (mine, book) in enumerate(rows):
-        clear, event = (np.repeat(column[s], members) for column in (batch.clear, batch.event))
-        ended = tbptt.begin_anew(xp, shape, mine, book, clear) if clear.any() else None
-        changed = _season_changes(scales, group, scaled[s])
-        if len(changed):
-            guard.change_season(xp, shape.layout, mine, book, changed)
-        here = slice(start, start + batch.active[s] * members)
-        y, report = tbptt.step(xp, shape, mine, book, xs[here], arrived[here], event)
-        report.reset[changed] = ResetReason.SEASON
-        ys.append(y)
-        told.append(report if ended is None else tbptt.both(ended, report))
-        start = here.stop
-    flat = tbptt.to_host(xp.concatenate(ys)).astype(np.float64)
-    return np.split(flat, np.cumsum(batch.active)[:-1] * members), told
+    inputs = np.concatenate([step.inputs for step in scaled]).astype(np.float32, order="C")
+    anchors = range(len(scales.anchors)) if scales.numeric else range(1)
+    targets = [scaling.learner_targets(scales, step, tuple(anchors)) for step in scaled]
+    arrived = np.concatenate(targets).astype(np.float32).reshape(len(inputs), len(anchors), -1)
+    names = [scales.anchors[a] if scales.numeric else "" for a in group.anchors]
+    season = np.array([SEASON_ANCHORS.index(name) if name in SEASON_ANCHORS else -1 for name in names])
+    return Lesson(
+        start=np.repeat(start, members),
+        count=np.repeat(count, members),
+        anchor=np.tile(np.array(group.anchors), sessions),
+        season=np.tile(season, sessions),
+        inputs=inputs[order],
+        arrived=arrived[order],
+        flags=flags[order],
+    )
 
 
-def _season_changes(scales: ScalingShape, group: Group, scaled: Scaled) -> NDArray[np.int64]:
-    """Which of a group's learners are anchored to a season that is another one from this step on."""
-    if scaled.seasonal is None or not scaled.seasonal.changed.any():
-        return np.empty(0, np.int64)
-    names = [scales.anchors[a] for a in group.anchors]
-    none = np.zeros(len(scaled.last), bool)
-    changed = [scaled.seasonal.changed[:, SEASON_ANCHORS.index(n)] if n in SEASON_ANCHORS else none for n in names]
-    return np.flatnonzero(np.stack(changed, axis=1))
+def _flags(batch: Batch, s: int, scaled: Scaled) -> NDArray[np.int8]:
+    """Of step `s`, for each session that has it."""
+    flags: NDArray[np.int8] = (EVENT * batch.event[s] + CLEAR * batch.clear[s]).astype(np.int8)
+    if scaled.seasonal is not None:
+        flags += (scaled.seasonal.changed @ np.array(CHANGED)).astype(np.int8)
+    return flags
+
+
+def _by_steps(group: Group, batch: Batch, learned: Learned) -> tuple[list[NDArray[Any]], list[tbptt.StepReport]]:
+    """What a group's learners gave back, step by step: outputs [active · members, K] in units of the residual scale,
+    and reports."""
+    members = len(group.members)
+    first = np.cumsum(np.repeat(batch.steps, members)) - np.repeat(batch.steps, members)
+    ys, told = [], []
+    for s, count in enumerate(batch.active):
+        rows = first[: count * members] + s
+        table = learned.reports[rows]
+        ys.append(learned.ys[rows].astype(np.float64))
+        told.append(
+            tbptt.StepReport(
+                result=table[:, RESULT].astype(np.int8),
+                loss=table[:, LOSS],
+                gradient_norm=table[:, GRADIENT_NORM],
+                clip_scale=table[:, CLIP_SCALE],
+                saturation=table[:, SATURATION],
+                update_ratio=table[:, UPDATE_RATIO],
+                norm_by_lag=table[:, BY_LAG:],
+                reset=table[:, RESET].astype(np.int8),
+            )
+        )
+    return ys, told
 
 
 def _columns(

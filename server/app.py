@@ -22,10 +22,10 @@ from typing import Final
 import grpc
 from grpc_reflection.v1alpha import reflection
 
-from bptt_core import Backend, select_backend
+from bptt_core import Backend, FieldError, select_backend
 from server import services
 from server.book import Book, ask
-from server.engine import Engine, MicroBatch
+from server.engine import Engine
 from server.exports import Exports
 from server.health import NAME as HEALTH_NAME
 from server.health import Health
@@ -33,6 +33,7 @@ from server.http import HttpServer
 from server.intake import Intake
 from server.interceptors import Calls
 from server.metrics import Metrics
+from server.microbatches import MicroBatch
 from server.settings import Settings
 from server.store import Store, StoreError
 from server.streams import Streams
@@ -41,6 +42,10 @@ from server.teaching import Teaching
 _LOG: Final = logging.getLogger("server")
 _BEAT_S: Final = 0.5
 _SKILL_S: Final = 5.0
+_DELAY_S: Final = 0.05
+# Where compiled code computes, the engine needs Python for a moment at a time: the less it interrupts the network, the
+# more events it finds. On NumPy it is the network that would wait, so there the entry point's shorter time holds.
+_SWITCH_S: Final = 0.002
 _CLOSE_S: Final = 1.0
 DURABILITY: Final = (
     "an acknowledgement means today: the event is folded, in memory. Sessions are written to disk when the server is "
@@ -56,7 +61,7 @@ def run(settings: Settings) -> int:
     )
     try:
         return asyncio.run(_serve(settings))
-    except (StoreError, _CannotStart) as error:
+    except (StoreError, FieldError, _CannotStart) as error:
         _LOG.error("%s", error)
         return 1
 
@@ -67,7 +72,9 @@ class _CannotStart(Exception):
 
 async def _serve(settings: Settings) -> int:
     with contextlib.closing(Store(settings.data)) as store:
-        backend = select_backend(settings.backend)
+        backend = select_backend(settings.backend, settings.threads)
+        if backend.name != "numpy":
+            sys.setswitchinterval(_SWITCH_S)
         return await Server(settings, store, backend).serve()
 
 
@@ -124,6 +131,9 @@ class Server:
             _LOG.info("setting %s", line)
         _LOG.info("backend %s: %s", self._backend.name, self._backend.detail)
         _LOG.info("%s", DURABILITY)
+        started = time.monotonic()
+        await asyncio.to_thread(self._backend.warm_up)
+        _LOG.info("backend %s is warm after %.1f s", self._backend.name, time.monotonic() - started)
         self._engine.start()
         restored = await self._book.restore()
         _LOG.info("%d sessions restored from %s", restored, settings.data)
@@ -139,7 +149,7 @@ class Server:
             http = HttpServer(settings.host, settings.http_port, self._metrics.page, self._healthy, self._is_ready)
         except OSError as error:
             raise _CannotStart(f"cannot listen for HTTP on {settings.host}:{settings.http_port}: {error}") from error
-        tasks = [asyncio.ensure_future(task) for task in (self._heartbeat(), self._tell_skill())]
+        tasks = [asyncio.ensure_future(task) for task in (self._heartbeat(), self._watch_loop(), self._tell_skill())]
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         await self._health.serving()
@@ -167,14 +177,13 @@ class Server:
         server = grpc.aio.server(interceptors=[calls], options=_options(settings.max_message_bytes))
         services.attach(
             server,
-            services.SessionService(self._book, exports, self._backend.name, settings.max_message_bytes),
+            services.SessionService(self._book, exports, settings.max_message_bytes),
             services.ForecastService(
                 self._book,
                 self._intake,
                 self._teaching,
                 self._streams,
                 self._metrics,
-                self._backend.name,
                 settings,
             ),
             self._metrics,
@@ -239,6 +248,13 @@ class Server:
         while True:
             self._beat_s = time.monotonic()
             await asyncio.sleep(_BEAT_S)
+
+    async def _watch_loop(self) -> None:
+        """Measures how late the loop runs what is due: all that holds it up shows here."""
+        while True:
+            due_s = self._loop.time() + _DELAY_S
+            await asyncio.sleep(_DELAY_S)
+            self._metrics.loop_delay.observe(self._loop.time() - due_s)
 
     async def _tell_skill(self) -> None:
         while True:

@@ -27,6 +27,7 @@ from server.digests import Ring
 from server.engine import Engine
 from server.errors import Refusal, draining, invalid
 from server.intake import Intake, not_found
+from server.packing import packed
 from server.sessions import Record, Terms, WarmStarted, label_memory
 from server.sizes import batch_events
 from server.store import Store, Stored, StoreError
@@ -43,6 +44,7 @@ class View:
 
     record: Record
     status: SessionStatus
+    backend: str
 
 
 class Book:
@@ -86,7 +88,7 @@ class Book:
         record = self._records.get(session_id)
         if record is not None:
             sessions.check_same(record, terms)
-            return View(record, await ask(self._engine.status(record.uid, scores=True))), False
+            return self._view(record, await ask(self._engine.status(record.uid, scores=True))), False
         self.check_free(session_id)
         return await self._create(session_id, terms), True
 
@@ -114,7 +116,7 @@ class Book:
         restored = self._engine.restore(record.uid, stored.checkpoint, terms.learning)
         reported = self._engine.status(record.uid, scores=True)
         await self._unbroken(self._make(record, restored))
-        return View(record, await ask(reported))
+        return self._view(record, await ask(reported))
 
     async def fork(self, session_id: str, uid: str, fork_id: str, changes: Changes) -> View:
         """A new session that is as another one after the events queued so far, but for `changes`."""
@@ -142,7 +144,7 @@ class Book:
 
     async def view(self, record: Record) -> View:
         """The session with its counters and scores."""
-        return View(record, await ask(self._engine.status(record.uid, scores=True)))
+        return self._view(record, await ask(self._engine.status(record.uid, scores=True)))
 
     async def page(self, after: str, tags: Mapping[str, str], size: int) -> tuple[list[View], str]:
         """Up to `size` sessions with those tags whose ids follow `after`, and the id more follow; "" if none do."""
@@ -153,7 +155,7 @@ class Book:
                 if len(found) > size:
                     break
         statuses = await ask(self._engine.statuses([record.uid for record in found[:size]]))
-        views = [View(record, statuses[record.uid]) for record in found[:size] if record.uid in statuses]
+        views = [self._view(record, statuses[record.uid]) for record in found[:size] if record.uid in statuses]
         return views, found[size - 1].session_id if len(found) > size else ""
 
     async def update(self, session_id: str, uid: str, changes: Changes) -> View:
@@ -187,9 +189,8 @@ class Book:
                 raise self._store.refused(stored.uid, "its header and its checkpoint have different configurations")
             if stored.session_id in self._records:
                 raise self._store.refused(stored.uid, f"another file holds session {stored.session_id!r}")
-            latest = await ask(self._engine.latest(stored.uid))
             status = await ask(self._engine.status(stored.uid, scores=False))
-            self._insert(_restored(stored, most, latest, status))
+            self._insert(_restored(stored, most, await ask(self._engine.latest(stored.uid)), status))
             count += 1
         return count
 
@@ -273,6 +274,9 @@ class Book:
         """State that sessions may still take."""
         return self._memory_mib * 2**20 - self._state_bytes
 
+    def _view(self, record: Record, status: SessionStatus) -> View:
+        return View(record, status, self._engine.backend_of(record.uid))
+
     def _not_draining(self) -> None:
         if self._intake.draining:
             raise draining()
@@ -307,7 +311,7 @@ class Book:
         self._insert(record)
         # Asked of the engine at once: who finds the record from now on is behind its making in the engine's inbox.
         made = self._engine.create(record.uid, terms.config, terms.learning, parameters)
-        return View(record, await self._unbroken(self._make(record, made)))
+        return self._view(record, await self._unbroken(self._make(record, made)))
 
     async def _fork(self, record: Record, fork_id: str, changes: Changes) -> View:
         config, uid = record.created.config, uuid.uuid4().hex
@@ -329,7 +333,7 @@ class Book:
         )
         fork = _restored(made, record.max_batch_events, latest, status)
         self._insert(fork)
-        return View(fork, status)
+        return self._view(fork, status)
 
     @contextlib.contextmanager
     def _promise(self, session_id: str, config: SessionConfig) -> Iterator[None]:
@@ -357,7 +361,7 @@ class Book:
         status = await ask(self._engine.configure(record.uid, changes.new_learning(), rate))
         record.tags = changes.new_tags(record.tags)
         record.credit_events = changes.new_credit(record.credit_events, self._credit)
-        return View(record, status)
+        return self._view(record, status)
 
     async def _forget(self, record: Record) -> None:
         await ask(self._engine.delete(record.uid))
@@ -390,7 +394,7 @@ def _restored(stored: Stored, max_batch_events: int, latest: Outcomes | None, st
         admitted_timestamp_ns=status.last_timestamp_ns,
         last_sequence=status.last_sequence,
         last_timestamp_ns=status.last_timestamp_ns,
-        latest=latest,
+        latest=None if latest is None else packed(latest, sessions.window_of(stored.created.config)),
         labels=label_memory(stored.created.config, status.last_sequence, stored.labels),
         warm_started=WarmStarted.YES if stored.warm_started else WarmStarted.NO,
     )

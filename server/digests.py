@@ -7,6 +7,8 @@ content compared where those compare numbers only.
 
 from __future__ import annotations
 
+import math
+import struct
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from bptt_core import Events
 
 REMEMBERED: Final = 4096
+_NO_START: Final = bytes(8)  # what stands last for an event that begins no episode
 
 
 def digests(events: Events) -> NDArray[np.uint64]:
@@ -23,23 +26,38 @@ def digests(events: Events) -> NDArray[np.uint64]:
 
     Labels that are not known count as NaN, so a session with labels must give a table of them with every event.
     """
-    columns = [_as_integers(events.values)]
+    values_alone = events.labels is None and events.timestamps_ns is None and events.episode_start is None
+    if values_alone and len(events) == 1:
+        return _of_one(events.values[0].tolist())
+    table, rest = _bits(events.values), _NO_START
+    columns: list[NDArray[np.int64]] = []
     if events.labels is not None:
-        columns.append(_as_integers(events.labels))
+        columns.append(_bits(events.labels))
     if events.timestamps_ns is not None:
-        columns.append(events.timestamps_ns.astype("<i8")[:, None])
-    starts = np.zeros(len(events)) if events.episode_start is None else events.episode_start
-    columns.append(starts.astype("<i8")[:, None])
-    table = np.ascontiguousarray(np.concatenate(columns, axis=1))
-    width, data = table.shape[1] * 8, table.tobytes()
-    rows = (blake2b(data[at : at + width], digest_size=8).digest() for at in range(0, len(data), width))
-    return np.frombuffer(b"".join(rows), dtype="<u8").astype(np.uint64)
+        columns.append(events.timestamps_ns[:, None])
+    if events.episode_start is not None:
+        columns.append(events.episode_start[:, None].astype(np.int64))
+        rest = b""
+    if columns:
+        table = np.concatenate([table, *columns], axis=1)
+    width, data = table.shape[1] * 8, table.astype("<i8", copy=False).tobytes()
+    rows = [blake2b(data[at : at + width] + rest, digest_size=8).digest() for at in range(0, len(data), width)]
+    return np.frombuffer(b"".join(rows), dtype="<u8").astype(np.uint64, copy=False)
 
 
-def _as_integers(table: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The bits of numbers, one form for all that are equal."""
-    one: NDArray[np.float64] = (np.where(np.isnan(table), np.nan, table) + 0.0).astype("<f8")  # -0.0 + 0.0 is 0.0
-    return one.view("<i8")
+def _of_one(values: list[float]) -> NDArray[np.uint64]:
+    """The same for one event of values alone, as most are: quicker than by way of a table."""
+    numbers = [value + 0.0 if value == value else math.nan for value in values]
+    data = struct.pack(f"<{len(numbers)}d", *numbers) + _NO_START
+    return np.frombuffer(blake2b(data, digest_size=8).digest(), dtype="<u8").astype(np.uint64, copy=False)
+
+
+def _bits(table: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Numbers as integers, one for all that are equal."""
+    numbers = table + 0.0  # -0.0 + 0.0 is 0.0
+    if np.isnan(np.add.reduce(numbers, axis=None)):
+        numbers[np.isnan(numbers)] = np.nan
+    return numbers.view(np.int64)
 
 
 class Ring:
@@ -66,10 +84,14 @@ class Ring:
             size = min(self._limit, max(count, 2 * len(self._cells)))
             self._cells = np.zeros((size, *kept.shape[1:]), kept.dtype)
             self.put(_run(self.oldest, len(kept)), kept)
+        at = (self.last + 1) % len(self._cells)
         self.last += len(new)
-        new = new[-self._limit :]
-        self.put(_run(self.last - len(new) + 1, len(new)), new)
         self._count = count
+        if at + len(new) <= len(self._cells):
+            self._cells[at : at + len(new)] = new
+        else:
+            new = new[-self._limit :]
+            self.put(_run(self.last - len(new) + 1, len(new)), new)
 
     def get(self, first: int, count: int) -> NDArray[Any]:
         """Rows of `count` remembered events from sequence `first`."""

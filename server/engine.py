@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -34,34 +33,15 @@ from bptt_core import (
     SessionStatus,
     Slot,
     WarmStart,
-    session_bytes,
 )
 from server.errors import Refusal, draining
-from server.scheduler import FIRST_PACE, Lane, Scheduler, Turn, Work, pace, share
+from server.microbatches import MicroBatch, Settled, events_of
+from server.scheduler import Lane, Scheduler, Turn, Work, guess
 from server.training import Training
 
 _T = TypeVar("_T")
 _BEAT_S: Final = 1.0
 _ROWS_BETWEEN_CHECKS: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """One session's part of a micro-batch: the turn and what the fold said (None: it held no events)."""
-
-    uid: str
-    turn: Turn
-    outcomes: Outcomes | None
-    last_timestamp_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """What one pass through the fold settled, how long the fold took, and how many carries were found reset."""
-
-    parts: list[Settled]
-    seconds: float
-    carry_resets: int
 
 
 class Engine:
@@ -80,10 +60,10 @@ class Engine:
         """`post` runs a function on the network's thread; the other three are called there, through it: `settle` with
         what was folded, `drop` with work that will not be, `failed` with what ended the folding."""
         self._fold = Fold(backend)
-        self._scheduler, self._turn_rows = Scheduler(batch_rows, turn_rows), turn_rows
+        self._scheduler = Scheduler(batch_rows, turn_rows)
         self._lanes: dict[str, Lane] = {}
         self._halted = False
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[], None] | tuple[str, Work] | None] = queue.SimpleQueue()
         self._settle, self._drop, self._post, self._failed = settle, drop, post, failed
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.beat_s = time.monotonic()
@@ -103,7 +83,7 @@ class Engine:
 
     def submit(self, uid: str, work: Work) -> None:
         """Queues events (`work.load`) of a session."""
-        self._inbox.put(lambda: self._enqueue(uid, work))
+        self._inbox.put((uid, work))
 
     def create(
         self, uid: str, config: SessionConfig, learning: bool, parameters: NDArray[np.float32] | None = None
@@ -244,11 +224,16 @@ class Engine:
 
         return self._call(forget)
 
+    def backend_of(self, uid: str) -> str:
+        """Where a session computes. Does not wait for the engine."""
+        lane = self._lanes.get(uid)
+        return self._fold.backend.name if lane is None else lane.backend
+
     def _lane_of(self, uid: str, slot: Slot) -> Lane:
         status, learners = self._fold.status(slot, scores=False), slot.config.portfolio
         window = max(learner.window or 0 for learner in learners)
-        part = share(window, len(learners), status.parameters, session_bytes(slot.config))
-        return Lane(uid, slot.shape, slot, part, FIRST_PACE, carry_resets=status.carry_resets)
+        row_s = guess(window, len(learners), status.parameters)
+        return Lane(uid, slot, row_s, backend=self._fold.backend_of(slot), carry_resets=status.carry_resets)
 
     def _working(self, uid: str) -> Lane:
         """The lane of a session that may still change."""
@@ -342,28 +327,33 @@ class Engine:
                 if self._scheduler:
                     return True
                 continue
-            if message is None:
+            if isinstance(message, tuple):
+                self._enqueue(*message)
+            elif message is None:
                 return False
-            message()
+            else:
+                message()
 
     def _step(self, turns: list[Turn]) -> None:
+        parts, busy = [], []
         for turn in turns:
             for call in turn.calls:
                 call()
-        busy = [(turn, _events(turn)) for turn in turns if turn.rows]
-        started = time.perf_counter()
-        outcomes = self._fold.step([(turn.lane.slot, events) for turn, events in busy]) if busy else []
-        seconds = time.perf_counter() - started
-        for turn, _ in busy:
-            if turn.lane.pace is not None:
-                turn.lane.pace = min(pace(turn.rows, turn.lane.pace, seconds), self._turn_rows)
-        folded = {id(turn): (events, outs) for (turn, events), outs in zip(busy, outcomes, strict=True)}
-        parts = []
-        for turn in turns:
-            events, outs = folded.get(id(turn), (None, None))
-            times = None if events is None else events.timestamps_ns
-            parts.append(Settled(str(turn.lane.key), turn, outs, None if times is None else int(times[-1])))
-        batch = MicroBatch(parts, seconds, sum(self._carry_resets(turn) for turn in turns))
+            part = Settled(str(turn.lane.key), turn, None, None)
+            parts.append(part)
+            if turn.rows:
+                busy.append((part, events_of(turn)))
+        started, used = time.perf_counter(), time.thread_time()
+        outcomes = self._fold.step([(part.turn.lane.slot, events) for part, events in busy]) if busy else []
+        seconds, used = time.perf_counter() - started, time.thread_time() - used
+        carry_resets = 0
+        for (part, events), outs in zip(busy, outcomes, strict=True):
+            turn, part.outcomes = part.turn, outs
+            if events.timestamps_ns is not None:
+                part.last_timestamp_ns = int(events.timestamps_ns[-1])
+            carry_resets += self._carry_resets(turn)
+        self._scheduler.took(turns, used)  # a busy network must not make rows look dear
+        batch = MicroBatch(parts, seconds, carry_resets)
         self._post(lambda: self._settle(batch))
 
     def _carry_resets(self, turn: Turn) -> int:
@@ -384,10 +374,3 @@ def _memory_for_a_session() -> Iterator[None]:
         yield
     except MemoryError as error:
         raise Refusal("SESSION_LIMIT", "no memory for another session", limit="memory") from error
-
-
-def _events(turn: Turn) -> Events:
-    """The events of all spans of a turn, as one table."""
-    return Events.joined(
-        [span.work.load.events.rows(span.start, span.stop) for span in turn.spans if span.stop > span.start]
-    )

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from bptt_core import Events, FieldError, Words, check_events
+from server.batches import Batch, shaped
 from server.errors import Refusal, invalid, invalid_field
-from server.sessions import Batch, Record, WarmStarted, check_uid, shaped
+from server.sessions import Record, WarmStarted, check_uid
 
 MAX_EVENTS: Final = 10_000
 MAX_PASSES: Final = 1000

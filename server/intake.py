@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bptt_core import Events, Outcomes
-from server.engine import MicroBatch, Settled
+from server.batches import Batch
 from server.errors import Refusal, draining
 from server.metrics import Metrics
-from server.scheduler import Span, Work
-from server.sessions import Acknowledged, Admission, Batch, Record, Reply, admit, examine
+from server.microbatches import MicroBatch, Settled
+from server.packing import packed
+from server.scheduler import Work
+from server.sessions import Acknowledged, Admission, Record, Reply, admit, examine
 from server.watch import Watcher
 
 Done = Callable[[Acknowledged | Refusal], None]
@@ -68,20 +70,25 @@ class Intake:
     def offer(self, record: Record, batch: Batch, reply: Reply, done: Done, credit_events: int | None = None) -> None:
         """Admits a batch and calls `done` when it is folded. Raises Refusal, and then nothing has changed."""
         arrived = time.perf_counter()
-        self.accepting(record)
+        if self.draining or record.uid not in self._live:
+            self.accepting(record)
         admission = examine(record, batch, self._max_pending - self.pending_events, credit_events)
         admit(record, admission)
-        labels = admission.new_labels
-        self._metrics.admitted(admission.new_events, admission.duplicates)
-        self._metrics.labelled(labels, batch.known_labels - labels)
-        self.pending_events += admission.new_events
-        self._queue(Ticket(record, admission, reply, done, arrived))
+        new = admission.new_events
+        self._metrics.admitted(new, admission.duplicates)
+        if batch.labels is not None:
+            labels = admission.new_labels
+            self._metrics.labelled(labels, batch.known_labels - labels)
+        self.pending_events += new
+        self._on_their_way += 1
+        self._submit(record.uid, Work(new, Ticket(record, admission, reply, done, arrived)))
 
     def barrier(self, record: Record, done: Done) -> None:
         """Calls `done` when everything admitted so far of the session is folded."""
         last = record.admitted
         nothing = Admission(None, np.zeros(0, np.uint64), last + 1, last, 0, repeats_last=False)
-        self._queue(Ticket(record, nothing, Reply.NONE, done, math.nan))
+        self._on_their_way += 1
+        self._submit(record.uid, Work(0, Ticket(record, nothing, Reply.NONE, done, math.nan)))
 
     def watch(self, record: Record, watcher: Watcher) -> None:
         """Sends the session's outcomes to `watcher` from now on."""
@@ -121,7 +128,8 @@ class Intake:
     def settle(self, batch: MicroBatch) -> None:
         """Takes back what the engine folded."""
         for part in batch.parts:
-            self._settle(part)
+            if part.turn.spans:
+                self._settle(part)
         folded = [part.outcomes for part in batch.parts if part.outcomes is not None]
         if folded:
             self._metrics.folded(folded, batch.seconds, batch.carry_resets)
@@ -145,49 +153,46 @@ class Intake:
         if not self.lives(record):
             raise not_found(record.session_id)
 
-    def _queue(self, ticket: Ticket) -> None:
-        self.enter()
-        self._submit(ticket.record.uid, Work(ticket.admission.new_events, ticket))
-
     def _settle(self, part: Settled) -> None:
-        if not part.turn.spans:
-            return
         record: Record = part.turn.spans[0].work.load.record
-        before, row = record.latest, 0
-        outs = part.outcomes
+        outs, before, row = part.outcomes, record.latest, 0
         if outs is not None:
-            record.pending_events -= len(outs)
-            self.pending_events -= len(outs)
-            record.last_sequence, record.latest = outs.last_sequence, outs.last().copied()
-            record.last_timestamp_ns = part.last_timestamp_ns
+            count = len(outs)
+            record.pending_events -= count
+            self.pending_events -= count
+            record.last_sequence, record.last_timestamp_ns = outs.first_sequence + count - 1, part.last_timestamp_ns
+            record.latest = packed(outs if count == 1 else outs.last(), record.window)
             for watcher in self._watchers.get(part.uid, ()):
                 watcher.offer(outs)
         for span in part.turn.spans:
-            newest = before if outs is None or row == 0 else outs.rows(row - 1, row)
+            ticket: Ticket = span.work.load
             stop = row + span.stop - span.start
-            self._advance(span, None if outs is None else outs.rows(row, stop), newest)
+            if span.done:
+                self._finish(ticket, self._acknowledged(ticket, outs, row, stop, before))
+            elif ticket.reply is Reply.EVERY and outs is not None:
+                ticket.parts.append(outs.rows(row, stop))
             row = stop
 
-    def _advance(self, span: Span, part: Outcomes | None, newest: Outcomes | None) -> None:
-        """Gives a ticket its rows; `newest` is the outcome of the event before them."""
-        ticket: Ticket = span.work.load
-        if part is not None and len(part):
-            ticket.parts.append(part)
-        if not span.done:
-            return
-        admission = ticket.admission
-        outcomes: Outcomes | None = None
-        if ticket.reply is not Reply.NONE and admission.repeats_last:
-            outcomes = newest
-        elif ticket.reply is Reply.EVERY and ticket.parts:
-            outcomes = Outcomes.joined(ticket.parts)
-        elif ticket.reply is Reply.LAST and ticket.parts:
-            outcomes = ticket.parts[-1].last()
-        sequences = admission.first_sequence, admission.last_sequence
-        self._finish(ticket, Acknowledged(*sequences, admission.duplicates, outcomes, ticket.record.window))
+    def _acknowledged(
+        self, ticket: Ticket, outs: Outcomes | None, row: int, stop: int, before: bytes | None
+    ) -> Acknowledged:
+        """The answer to a ticket whose last rows are `row`..`stop` of `outs`; `before`: the outcome before all rows."""
+        admission, record, reply, told = ticket.admission, ticket.record, ticket.reply, None
+        if reply is not Reply.NONE and (admission.events is not None or admission.repeats_last):
+            whole = reply is Reply.EVERY and admission.new_events > 1
+            if whole and outs is not None:
+                rows = [*ticket.parts, outs.rows(row, stop)]
+                told = packed(Outcomes.joined(rows), record.window)
+            elif stop == 0 or outs is None:
+                told = before
+            elif stop == len(outs):
+                told = record.latest
+            else:
+                told = packed(outs.rows(stop - 1, stop), record.window)
+        return Acknowledged(admission.first_sequence, admission.last_sequence, admission.duplicates, told)
 
     def _finish(self, ticket: Ticket, result: Acknowledged | Refusal) -> None:
-        self.leave()
+        self._on_their_way -= 1
         if isinstance(result, Acknowledged) and not math.isnan(ticket.arrived_s):
             self._metrics.ingest_reply.observe(time.perf_counter() - ticket.arrived_s)
         ticket.done(result)

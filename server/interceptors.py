@@ -54,7 +54,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
         # The messages of a stream are decoded as they are read, by whom they are read.
         wrapped: _Handler = _WRAP[streaming](
-            call, decode if handler.request_streaming else None, handler.response_serializer
+            call, decode if handler.request_streaming else None, partial(_encoded, handler.response_serializer)
         )
         return wrapped
 
@@ -71,7 +71,7 @@ class Calls(grpc.aio.ServerInterceptor):
         method.started.inc()
         try:
             if not handler.request_streaming:
-                method.received.inc()
+                method.received.add(1)
                 request = decode(request)
             if inspect.isasyncgenfunction(behaviour):
                 async for message in behaviour(_Counted(request, method), context):
@@ -79,7 +79,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 return None
             response = await behaviour(request, context)
             if not handler.response_streaming:
-                method.sent.inc()
+                method.sent.add(1)
             return response
         except Refusal as refusal:
             code = refusal.row.code.name
@@ -114,7 +114,7 @@ class _Context:
         """The next message, or EOF."""
         message = await self._context.read()
         if message is not grpc.aio.EOF:
-            self._method.received.inc()
+            self._method.received.add(1)
         return message
 
     async def write(self, message: Any) -> None:
@@ -123,7 +123,7 @@ class _Context:
             await self._context.write(message)
         except grpc.aio.InternalError:
             raise asyncio.CancelledError from None
-        self._method.sent.inc()
+        self._method.sent.add(1)
 
 
 class _Counted:
@@ -134,7 +134,7 @@ class _Counted:
 
     async def __aiter__(self) -> Any:
         async for message in self._requests:
-            self._method.received.inc()
+            self._method.received.add(1)
             yield message
 
 
@@ -144,6 +144,12 @@ _WRAP: Final[dict[tuple[bool, bool], Any]] = {
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
+
+
+def _encoded(serializer: Callable[[Any], bytes] | None, response: Any) -> bytes:
+    """The bytes of a response; a handler may have made them itself."""
+    encoded: bytes = response if serializer is None or isinstance(response, bytes) else serializer(response)
+    return encoded
 
 
 def _decoded(deserializer: Callable[[bytes], Any] | None, most_bytes: int | None, raw: bytes) -> Any:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt_core import FieldError, Labels, Words, check_labels
+from server.batches import known
 from server.errors import Refusal, invalid, invalid_field
-from server.sessions import Record, check_uid, known
+from server.sessions import Record, check_uid
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.batches import Batch
 from server.errors import Refusal
-from server.sessions import Acknowledged, Batch, Reply
+from server.sessions import Acknowledged, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Open:
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Request: fold a batch."""
 
@@ -50,7 +51,7 @@ class Opened:
     max_batch_events: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """Answer to Send."""
 

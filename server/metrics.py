@@ -8,9 +8,12 @@ a histogram's sum for ever). The grpc_server_* names are those of the usual gRPC
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from operator import attrgetter
+from threading import Lock
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,8 @@ from prometheus_client.utils import floatToGoString
 
 from bptt_core import Backend, Outcomes, ResetReason, SensorState, UpdateResult
 from server.errors import CODES, TABLE
+from server.packing import measured
+from server.tallies import Count, Tally
 
 _LATENCY_S: Final = (
     0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2,
@@ -31,12 +36,14 @@ _LATENCY_S: Final = (
 _UPDATE_S: Final = (1e-5, 2e-5, 3e-5, 5e-5, 7e-5, 0.0001, *_LATENCY_S)
 _NORM: Final = tuple(10.0 ** (k / 2) for k in range(-12, 13))
 _NORM_BY_LAG: Final = tuple(10.0**k for k in range(-12, 7))
-_LAGS: Final = ("0", *(str(2**k) for k in range(10)))
+_LAGS: Final = ("0", *(str(2**k) for k in range(10)), "window")
 _RATIO: Final = tuple(10.0 ** (k / 2) for k in range(-16, 3))
 _SHARE: Final = (0.001, 0.003, 0.01, 0.03, 0.05, *(k / 10 for k in range(1, 10)), 0.95, 0.99, 1.0)
 _LOSS: Final = tuple(10.0 ** (k / 2) for k in range(-10, 9))
 _SKILL: Final = (-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _COUNTS: Final = tuple(float(2**k) for k in range(15))
+_TOLD_TABLES: Final = 128  # outcomes are looked at that many at a time, which takes a part of a ms; or so many bytes
+_TOLD_BYTES: Final = 2**17
 _KINDS: Final = {
     (False, False): "unary",
     (False, True): "server_stream",
@@ -51,8 +58,17 @@ _RESULTS: Final = {
 }
 
 
+@dataclass(slots=True)
+class _Folded:
+    """A micro-batch whose outcomes were not looked at yet."""
+
+    outcomes: list[Outcomes]
+    seconds: float
+    carry_resets: int
+
+
 class Metrics:
-    """What one server counts. Methods take whole batches; each runs on one thread."""
+    """What one server counts. Methods take whole batches and run on the network's thread, `page` on any."""
 
     def __init__(self, backend: Backend, version: str) -> None:
         disable_created_metrics()
@@ -68,7 +84,8 @@ class Metrics:
             ["outcome"],
             registry=r,
         )
-        self._accepted, self._duplicate, self._rejected = map(events.labels, ("accepted", "duplicate", "rejected"))
+        self._accepted = Count(events.labels("accepted"))
+        self._duplicate, self._rejected = map(events.labels, ("duplicate", "rejected"))
         labels = Counter(
             "bptt_labels_total",
             "Labels (not NaN) received with events or later, by what became of them.",
@@ -116,61 +133,52 @@ class Metrics:
         self._drifts = Counter(
             "bptt_drifts_total", "Events at which a change of the usual error was detected.", registry=r
         )
-        norm = Histogram(
-            "bptt_gradient_norm", "Global gradient norm of an update, before the clip.", buckets=_NORM, registry=r
-        )
-        loss = Histogram(
-            "bptt_loss", "Loss of an update on scaled residuals, before it was applied.", buckets=_LOSS, registry=r
-        )
-        by_lag = Histogram(
+        self._of_updates = {  # by column of Outcomes
+            "gradient_norm": Tally(
+                "bptt_gradient_norm", "Global gradient norm of an update, before the clip.", _NORM, r
+            ),
+            "loss": Tally("bptt_loss", "Loss of an update on scaled residuals, before it was applied.", _LOSS, r),
+            "saturation": Tally(
+                "bptt_saturated_units_ratio",
+                "Share of gate and hidden units whose slope was below a tenth of its largest, in the forward of an "
+                "update.",
+                _SHARE,
+                r,
+            ),
+            "update_ratio": Tally(
+                "bptt_update_ratio", "Norm of an update's change of the parameters over their norm.", _RATIO, r
+            ),
+        }
+        self._norm_by_lag = Tally(
             "bptt_gradient_norm_by_lag",
             "Norm of the gradient of the newest trained step alone, so many steps back, at every 64th update of a "
             "session; window: as far back as its window goes.",
-            ["lag"],
-            buckets=_NORM_BY_LAG,
-            registry=r,
+            _NORM_BY_LAG,
+            r,
+            "lag",
+            _LAGS,
         )
-        self._norm_by_lag = [by_lag.labels(lag) for lag in _LAGS]
-        self._norm_by_window = by_lag.labels("window")
-        saturated = Histogram(
-            "bptt_saturated_units_ratio",
-            "Share of gate and hidden units whose slope was below a tenth of its largest, in the forward of an update.",
-            buckets=_SHARE,
-            registry=r,
-        )
-        ratio = Histogram(
-            "bptt_update_ratio",
-            "Norm of an update's change of the parameters over their norm.",
-            buckets=_RATIO,
-            registry=r,
-        )
-        self._of_updates = {
-            "gradient_norm": norm,
-            "loss": loss,
-            "saturation": saturated,
-            "update_ratio": ratio,
-        }  # by column of Outcomes
-        self._update_seconds = Histogram(
+        self._update_seconds = Tally(
             "bptt_update_seconds",
             "Time of a micro-batch in the fold over the updates it applied, observed once if it applied any.",
-            buckets=_UPDATE_S,
-            registry=r,
+            _UPDATE_S,
+            r,
         )
-        self._batch_seconds = Histogram(
-            "bptt_micro_batch_seconds", "Time one micro-batch took in the fold.", buckets=_LATENCY_S, registry=r
+        self._batch_seconds = Tally("bptt_micro_batch_seconds", "Time one micro-batch took in the fold.", _LATENCY_S, r)
+        self.ingest_reply = Tally(
+            "bptt_ingest_reply_seconds", "Time from the admission of a batch to its acknowledgement.", _LATENCY_S, r
         )
-        self.ingest_reply = Histogram(
-            "bptt_ingest_reply_seconds",
-            "Time from the admission of a batch to its acknowledgement.",
-            buckets=_LATENCY_S,
-            registry=r,
+        self._batch_sessions = Tally("bptt_micro_batch_sessions", "Sessions stepped in one micro-batch.", _COUNTS, r)
+        self._batch_events = Tally("bptt_micro_batch_events", "Events folded in one micro-batch.", _COUNTS, r)
+        self.loop_delay = Tally(
+            "bptt_event_loop_delay_seconds",
+            "How late the network's loop ran a call that was due, measured 20 times a second.",
+            _LATENCY_S,
+            r,
         )
-        self._batch_sessions = Histogram(
-            "bptt_micro_batch_sessions", "Sessions stepped in one micro-batch.", buckets=_COUNTS, registry=r
-        )
-        self._batch_events = Histogram(
-            "bptt_micro_batch_events", "Events folded in one micro-batch.", buckets=_COUNTS, registry=r
-        )
+        self._untold: list[_Folded] = []
+        self._untold_tables = self._untold_bytes = 0
+        self._telling = Lock()
         self._queue = Gauge("bptt_queue_events", "Events admitted and not yet folded.", registry=r)
         self._sessions = Gauge("bptt_sessions", "Live sessions.", registry=r)
         self.skill = Skill(r)
@@ -192,8 +200,9 @@ class Metrics:
 
     def admitted(self, new: int, duplicates: int) -> None:
         """A batch passed."""
-        self._accepted.inc(new)
-        self._duplicate.inc(duplicates)
+        self._accepted.add(new)
+        if duplicates:
+            self._duplicate.inc(duplicates)
 
     def rejected(self, events: int, labels: int) -> None:
         """A batch was refused, or late labels were (of no event)."""
@@ -206,38 +215,73 @@ class Metrics:
         self._same_labels.inc(duplicates)
 
     def folded(self, outcomes: list[Outcomes], seconds: float, carry_resets: int) -> None:
-        """A micro-batch went through the fold."""
-        self._batch_sessions.observe(len(outcomes))
-        self._batch_events.observe(sum(map(len, outcomes)))
-        self._batch_seconds.observe(seconds)
-        self._non_finite_carry.inc(carry_resets)
-        results = np.concatenate([outs.update_result for outs in outcomes])
-        _add(self._updates, results)
-        _add(self._resets, *(outs.learner_reset for outs in outcomes))
-        _add(self._sensors, *(outs.sensor_state for outs in outcomes))
-        self._anomalous.inc(sum(int((outs.anomaly_score > 1).sum()) for outs in outcomes))
-        self._drifts.inc(sum(int(outs.drift.sum()) for outs in outcomes))
-        self._non_finite_update.inc(int((results == UpdateResult.NON_FINITE).sum()))
-        applied = results == UpdateResult.APPLIED
-        if applied.any():
-            self._update_seconds.observe(seconds / int(applied.sum()))
-            scale = np.concatenate([outs.clip_scale for outs in outcomes])[applied]
-            self._clipped.inc(int((scale < 1).sum()))
-            for name, histogram in self._of_updates.items():
-                _observe(histogram, np.concatenate([getattr(outs, name) for outs in outcomes])[applied])
-            self._fading([outs.norm_by_lag for outs in outcomes])
+        """A micro-batch went through the fold. What its outcomes say is counted some micro-batches at a time."""
+        with self._telling:
+            self._untold.append(_Folded(outcomes, seconds, carry_resets))
+            self._untold_tables += len(outcomes)
+            for outs in outcomes:
+                self._untold_bytes += outs.mean.nbytes + outs.distribution.nbytes
+            if self._untold_tables >= _TOLD_TABLES or self._untold_bytes >= _TOLD_BYTES:
+                self._tell()
 
-    def _fading(self, tables: list[NDArray[np.float32]]) -> None:
-        """Observes gradients by lag, [n, lags] per session; the last column is the window's."""
-        for table in tables:
-            for norms in table[~np.isnan(table).all(axis=1)]:
-                for histogram, norm in zip(
-                    (*self._norm_by_lag[: len(norms) - 1], self._norm_by_window), norms, strict=True
-                ):
-                    _observe(histogram, [norm])
+    def _tell(self) -> None:
+        """Counts what the outcomes of the last micro-batches say."""
+        batches, self._untold = self._untold, []
+        self._untold_tables = self._untold_bytes = 0
+        tables = [outs for batch in batches for outs in batch.outcomes]
+        if not tables:
+            return
+
+        def column(name: str) -> NDArray[Any]:
+            return np.concatenate(list(map(attrgetter(name), tables)))
+
+        def flat(name: str) -> NDArray[Any]:
+            return np.frombuffer(b"".join([getattr(outs, name).tobytes() for outs in tables]), np.int8)
+
+        results = column("update_result")
+        applied = results == UpdateResult.APPLIED
+        self._tell_batches(batches, applied)
+        _add(self._updates, results)
+        _add(self._resets, flat("learner_reset"))
+        _add(self._sensors, flat("sensor_state"))
+        self._anomalous.inc(int(np.count_nonzero(column("anomaly_score") > 1)))
+        self._drifts.inc(int(np.count_nonzero(column("drift"))))
+        self._non_finite_update.inc(int(np.count_nonzero(results == UpdateResult.NON_FINITE)))
+        if applied.any():
+            self._clipped.inc(int(np.count_nonzero(column("clip_scale")[applied] < 1)))
+            for name, tally in self._of_updates.items():
+                tally.observe_all(column(name)[applied])
+        for outs in tables:
+            if measured(outs):
+                self._fading(outs.norm_by_lag)
+
+    def _tell_batches(self, batches: list[_Folded], applied: NDArray[np.bool_]) -> None:
+        """Counts the micro-batches themselves; `applied` has the events of all of them."""
+        first = 0
+        for batch in batches:
+            count = sum(map(len, batch.outcomes))
+            self._batch_sessions.observe(len(batch.outcomes))
+            self._batch_events.observe(count)
+            self._batch_seconds.observe(batch.seconds)
+            self._non_finite_carry.inc(batch.carry_resets)
+            updates = int(np.count_nonzero(applied[first : first + count]))
+            if updates:
+                self._update_seconds.observe(batch.seconds / updates)
+            first += count
+
+    def _fading(self, table: NDArray[np.float32]) -> None:
+        """Observes gradients by lag, [n, lags]; the last column is the window's."""
+        for norms in table[~np.isnan(table).all(axis=1)].tolist():
+            for child, norm in enumerate(norms[:-1]):
+                self._norm_by_lag.observe(norm, child)
+            self._norm_by_lag.observe(norms[-1], len(_LAGS) - 1)
 
     def page(self) -> bytes:
-        """The registry as Prometheus text."""
+        """The registry as Prometheus text. Called from the HTTP threads."""
+        with self._telling:
+            self._tell()
+            self._accepted.tell()
+            self.calls.tell()
         return generate_latest(self.registry)
 
 
@@ -296,6 +340,12 @@ class Calls:
             )
         return self._bound[key]
 
+    def tell(self) -> None:
+        """Brings the counts of messages up to date."""
+        for method in list(self._bound.values()):
+            method.received.tell()
+            method.sent.tell()
+
 
 class Method:
     """The counters of one method."""
@@ -309,7 +359,8 @@ class Method:
         handled: dict[str, Counter],
         other: Callable[[str], Counter],
     ) -> None:
-        self.started, self.received, self.sent, self.seconds = started, received, sent, seconds
+        self.started, self.seconds = started, seconds
+        self.received, self.sent = Count(received), Count(sent)
         self._handled, self._other = handled, other
 
     def finished(self, code: str, seconds: float) -> None:
@@ -325,15 +376,9 @@ def _by_name(counter: Counter, kinds: type[IntEnum]) -> dict[int, Counter]:
     return {kind: counter.labels(kind.name.lower()) for kind in kinds}
 
 
-def _add(counters: dict[int, Counter], *tables: NDArray[np.int8]) -> None:
-    """Counts the numbers of kinds in the tables."""
-    found = np.bincount(np.concatenate([table.ravel() for table in tables]), minlength=max(counters) + 1)
+def _add(counters: dict[int, Counter], numbers: NDArray[np.int8]) -> None:
+    """Counts the numbers of kinds."""
+    found = np.bincount(numbers, minlength=max(counters) + 1)
     for kind, counter in counters.items():
         if found[kind]:
             counter.inc(int(found[kind]))
-
-
-def _observe(histogram: Histogram, values: Iterable[float]) -> None:
-    for value in values:
-        if np.isfinite(value):
-            histogram.observe(float(value))

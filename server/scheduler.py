@@ -1,27 +1,28 @@
 """The choice of the next micro-batch, pure: no clock, no threads, no arrays.
 
-Each session has a lane of waiting work, in order. A micro-batch takes a turn of each of several lanes of one shape: the
-lane that has waited longest decides the shape, and a lane that was served goes to the back, so that nobody starves and
-nobody waits for a timer. Sessions that cost more per event contribute fewer events, so that a micro-batch stays short.
-Calls that take long wait as if all were of one lane: however many there are, nobody else waits for two of them.
-The idea of schedule → run → settle is nano-vllm's.
+Each session has a lane of waiting work, in order. A micro-batch takes a turn of each of several lanes, whatever their
+shapes, until what they cost is as long as a micro-batch may take; nobody waits for a timer. Lanes share the time, not
+the rows: next is whose turn would end first if all had been served at once, so a single event waits for a micro-batch
+or two, however many events, or dear ones, other sessions have waiting. What a row costs is learned from how long turns
+take. Calls that take long wait as if all were of one lane: however many there are, nobody else waits for two of them.
+The idea of schedule → run → settle is nano-vllm's, the order that of weighted fair queueing (Demers, Keshav & Shenker
+1989; Parekh & Gallager 1993).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-# In multiply-adds of about a nanosecond, each done some three times. Sessions of one learner near the defaults get
-# their full share.
-_STEP_COST: Final = 2_000
-_FULL_SHARE_COST: Final = 250_000
-FIRST_PACE: Final = 8
-_SLOW_S: Final = 0.3
-_FAST_S: Final = 0.1
-_LONG: Final = "long"  # the queue of lanes whose next work is to be alone
+BATCH_S: Final = 0.004
+_LANES: Final = 16  # a micro-batch has room for as many: threads share them, and NumPy steps them together
+_STEP_COST: Final = 2_000  # multiply-adds that a learner's step costs beside those of its parameters
+_COST_S: Final = 3e-9  # of a multiply-add on NumPy
+_LEAST_S: Final = 1e-7
+_MOST_WRONG: Final = 4.0  # an estimate that is further off is corrected as if it were this far off
 
 
 @dataclass(eq=False, slots=True)
@@ -41,21 +42,21 @@ class Work:
 
 @dataclass(eq=False, slots=True)
 class Lane:
-    """The waiting work of one session. Lanes of equal shape may share a micro-batch, and have equal shares."""
+    """The waiting work of one session. `row_s`: what one of its rows is thought to cost, in seconds."""
 
     key: Hashable
-    shape: Hashable
     slot: Any = None
-    share: float = 1.0  # of the rows that a turn and a micro-batch may have, as each costs so much more
-    pace: int | None = None  # most rows of the next turn, by how long the last ones took; None: as many as allowed
+    row_s: float = 1e-4
     waiting: deque[Work] = field(default_factory=deque)
+    had_s: float = 0.0  # the time it has had, or if it was away, what everybody had when it came back
     since: int = 0
     ready: bool = False
+    backend: str = ""  # where the session computes, and the carries that became zero so far; the engine's
     unchecked_rows: int = 0
-    carry_resets: int = 0  # counted so far; the engine's
+    carry_resets: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Span:
     """Rows `start`..`stop` of a work's events; equal for work without events. `done`: the last of them."""
 
@@ -68,110 +69,133 @@ class Span:
         return self.stop == self.work.rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
-    """What one lane contributes to a micro-batch: first `calls`, then the events of `spans` as one run."""
+    """What one lane contributes to a micro-batch: first `calls`, then the events of `spans`, `rows` in all, as one
+    run."""
 
     lane: Lane
     calls: list[Callable[[], None]]
     spans: list[Span]
     alone: bool = False
-
-    @property
-    def rows(self) -> int:
-        return sum(span.stop - span.start for span in self.spans)
+    rows: int = 0
 
 
 class Scheduler:
-    """Lanes by shape, and those whose next work is to be alone, each queue in order of waiting."""
+    """Lanes that wait, by the time they have had; and those whose next work is to be alone, in order of waiting."""
 
-    def __init__(self, batch_rows: int, turn_rows: int) -> None:
-        self._batch_rows, self._turn_rows = batch_rows, turn_rows
-        self._queues: dict[Hashable, deque[Lane]] = {}
+    def __init__(self, batch_rows: int, turn_rows: int, batch_s: float = BATCH_S) -> None:
+        """A micro-batch has at most `batch_rows`, `turn_rows` of them of one lane, and takes about `batch_s`."""
+        self._batch_rows, self._turn_rows, self._batch_s = batch_rows, turn_rows, batch_s
+        self._heap: list[tuple[float, int, Lane]] = []  # by when their turns would end
+        self._long: deque[Lane] = deque()
         self._tick = 0
-        self._long_since: int | None = 0  # when the last long turn was over; None: it still runs
+        self._now_s = 0.0  # the time that everybody has had who always had work waiting
+        self._first: int | None = 0  # who waits since before this tick goes before a long turn; None: one runs
+        self._ahead = 0  # how many these are
 
     def __bool__(self) -> bool:
-        return bool(self._queues)
+        return bool(self._heap or self._long)
 
     def add(self, lane: Lane, work: Work) -> None:
         """Queues work at the end of its lane."""
         lane.waiting.append(work)
         if not lane.ready:
+            lane.had_s = max(lane.had_s, self._now_s)
             self._enqueue(lane)
 
     def remove(self, lane: Lane) -> list[Work]:
         """Takes a lane out and returns the work it still had."""
-        if lane.ready:
-            queue = self._queues[_kind(lane)]
-            queue.remove(lane)
-            if not queue:
-                del self._queues[_kind(lane)]
+        if lane.ready and lane.waiting[0].alone:
+            self._long.remove(lane)
+        elif lane.ready:
+            self._heap = [entry for entry in self._heap if entry[2] is not lane]
+            heapq.heapify(self._heap)
+            self._leaves(lane)
         lane.ready = False
         left = list(lane.waiting)
         lane.waiting.clear()
         return left
 
     def next(self) -> list[Turn]:
-        """The next micro-batch, oldest lane first; empty if nothing waits. Every lane is in it at most once."""
-        if self._long_since is None:
-            self._tick += 1
-            self._long_since = self._tick
-        if not self._queues:
-            return []
-        kind = min(self._queues, key=self._since)
-        queue = self._queues[kind]
-        room, most = (max(1, int(rows * queue[0].share)) for rows in (self._batch_rows, self._turn_rows))
-        turns: list[Turn] = []
-        while queue and room > 0:
-            lane = queue.popleft()
-            lane.ready = False
-            turn = _take(lane, min(room, most, lane.pace or most))
-            turns.append(turn)
-            room = 0 if turn.alone else room - max(turn.rows + len(turn.calls), 1)
-        if not queue:
-            del self._queues[kind]
+        """The next micro-batch; empty if nothing waits. Every lane is in it at most once."""
+        if self._first is None:
+            self._let_all_before()
+        if self._long and self._ahead == 0:
+            self._first = None
+            turns = [self._turn(self._long.popleft(), 1)]
+        else:
+            turns = self._short_turns()
         for turn in turns:
-            if turn.alone:
-                self._long_since = None
             if turn.lane.waiting:
                 self._enqueue(turn.lane)
         return turns
 
-    def _since(self, kind: Hashable) -> int:
-        """Since when a queue waits: since its first lane does, or the long ones since one of them was served."""
-        since = self._queues[kind][0].since
-        return max(since, self._long_since or 0) if kind == _LONG else since
+    def took(self, turns: list[Turn], seconds: float) -> None:
+        """Corrects what rows are thought to cost by the processor time that those of a micro-batch took."""
+        thought = sum(turn.rows * turn.lane.row_s for turn in turns)
+        wrong = min(max(seconds / thought, 1 / _MOST_WRONG), _MOST_WRONG) if thought > 0 else 1.0
+        for turn in turns:
+            if turn.rows:
+                turn.lane.row_s = max(_LEAST_S, turn.lane.row_s * (1 + wrong) / 2)
+
+    def _short_turns(self) -> list[Turn]:
+        room, room_s, waiting = self._batch_rows, self._batch_s, len(self._heap)
+        turn_s = self._batch_s / max(1, min(waiting, _LANES))
+        turns: list[Turn] = []
+        while self._heap and room > 0:
+            lane = self._heap[0][2]
+            if turns and lane.row_s > room_s:
+                break  # it begins the next micro-batch
+            heapq.heappop(self._heap)
+            self._leaves(lane)
+            turn = self._turn(lane, max(1, min(room, self._turn_rows, int(min(turn_s, room_s) / lane.row_s))))
+            turns.append(turn)
+            room -= max(1, turn.rows + len(turn.calls))
+            room_s -= _cost(turn)
+        if turns:
+            self._now_s += (self._batch_s - room_s) / waiting
+        return turns
+
+    def _turn(self, lane: Lane, room: int) -> Turn:
+        """Takes a turn of a lane that is in no queue."""
+        lane.ready = False
+        turn = _take(lane, room)
+        lane.had_s += _cost(turn)
+        return turn
 
     def _enqueue(self, lane: Lane) -> None:
         self._tick += 1
         lane.since, lane.ready = self._tick, True
-        self._queues.setdefault(_kind(lane), deque()).append(lane)
+        first = lane.waiting[0]
+        if not first.alone:
+            rows = min(max(1, first.rows - first.taken), self._turn_rows)
+            heapq.heappush(self._heap, (lane.had_s + rows * lane.row_s, self._tick, lane))
+            return
+        if not self._long and self._first is not None:
+            self._let_all_before()
+        self._long.append(lane)
+
+    def _let_all_before(self) -> None:
+        """Those who wait now go before the next long turn."""
+        self._tick += 1
+        self._first, self._ahead = self._tick, len(self._heap)
+
+    def _leaves(self, lane: Lane) -> None:
+        """A lane is in the heap no more."""
+        if self._first is not None and lane.since < self._first:
+            self._ahead -= 1
 
 
-def _kind(lane: Lane) -> Hashable:
-    """The queue of a lane with work: by its shape, or that of the long ones."""
-    return _LONG if lane.waiting[0].alone else ("shape", lane.shape)
+def _cost(turn: Turn) -> float:
+    """What a turn is thought to cost, in seconds; a call as much as a row."""
+    return max(1, turn.rows + len(turn.calls)) * turn.lane.row_s
 
 
-def pace(rows: int, allowed: int, seconds: float) -> int:
-    """Most rows of a lane's next turn, if one of at most `allowed` rows took so long: half of it, or twice.
-
-    Some rows cost what nothing says beforehand, like events after gaps in time; nobody else should wait long for them.
-    """
-    if seconds > _SLOW_S:
-        return max(1, allowed // 2)
-    return 2 * allowed if seconds < _FAST_S and rows == allowed else allowed
-
-
-def share(window: int, learners: int, parameters: int, state_bytes: int) -> float:
-    """What part of the full number of rows a session may have in a micro-batch, 0..1, by what a row of it costs.
-
-    An update goes over the window, and so may a gap in time: per step there, a cost per parameter, of all learners, and
-    one of each learner. Everything a session holds is moved about as well.
-    """
-    cost = (window + 1) * (parameters + learners * _STEP_COST) + state_bytes // 4
-    return min(1.0, _FULL_SHARE_COST / cost)
+def guess(window: int, learners: int, parameters: int) -> float:
+    """What a row of a session may cost in seconds, on NumPy, before one was seen: an update goes over the window, per
+    step there is a cost per parameter, of all learners, and one of each learner."""
+    return (window + 1) * (parameters + learners * _STEP_COST) * _COST_S
 
 
 def _take(lane: Lane, room: int) -> Turn:
@@ -194,6 +218,7 @@ def _take(lane: Lane, room: int) -> Turn:
             if stop == work.taken and work.rows > 0:
                 break
             turn.spans.append(Span(work, work.taken, stop))
+            turn.rows += stop - work.taken
             room -= stop - work.taken
             work.taken = stop
             if stop < work.rows:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from bptt.v1 import forecast_pb2, forecast_pb2_grpc, session_pb2, session_pb2_grpc
 from server import messages, translate
+from server.batches import known
 from server.book import Book
 from server.errors import Refusal, draining
 from server.exports import Exports, Wanted
 from server.intake import Intake
 from server.metrics import Metrics
-from server.sessions import known
+from server.packing import packed
 from server.settings import Settings
 from server.sizes import SESSION_BYTES, event_count, held_bytes, history_bytes
 from server.streams import Streams
@@ -43,21 +44,21 @@ REQUEST_BYTES: Final = {"bptt.v1.SessionService": SESSION_BYTES}
 class SessionService(session_pb2_grpc.SessionServiceServicer):
     """Creates, finds, changes, copies and removes sessions, and moves them in and out as files."""
 
-    def __init__(self, book: Book, exports: Exports, backend: str, max_message_bytes: int) -> None:
-        self._book, self._exports, self._backend = book, exports, backend
+    def __init__(self, book: Book, exports: Exports, max_message_bytes: int) -> None:
+        self._book, self._exports = book, exports
         self._page_bytes = max_message_bytes
 
     async def CreateSession(
         self, request: session_pb2.CreateSessionRequest, context: Unary
     ) -> session_pb2.CreateSessionResponse:
         view, created = await self._book.create(request.session_id, translate.terms(request))
-        return session_pb2.CreateSessionResponse(session=translate.session(view, self._backend), created=created)
+        return session_pb2.CreateSessionResponse(session=translate.session(view), created=created)
 
     async def GetSession(
         self, request: session_pb2.GetSessionRequest, context: Unary
     ) -> session_pb2.GetSessionResponse:
         view = await self._book.view(self._book.get(request.session_id))
-        return session_pb2.GetSessionResponse(session=translate.session(view, self._backend))
+        return session_pb2.GetSessionResponse(session=translate.session(view))
 
     async def ListSessions(
         self, request: session_pb2.ListSessionsRequest, context: Unary
@@ -67,7 +68,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         response = session_pb2.ListSessionsResponse()
         room = self._page_bytes - 1024
         for view in views:
-            message = translate.session(view, self._backend)
+            message = translate.session(view)
             room -= message.ByteSize() + 8
             if room < 0:
                 last = response.sessions[-1].session_id
@@ -81,7 +82,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.UpdateSessionResponse:
         changes = translate.changes(request.changes, request.update_mask.paths)
         view = await self._book.update(request.session_id, request.session_uid, changes)
-        return session_pb2.UpdateSessionResponse(session=translate.session(view, self._backend))
+        return session_pb2.UpdateSessionResponse(session=translate.session(view))
 
     async def DeleteSession(
         self, request: session_pb2.DeleteSessionRequest, context: Unary
@@ -94,7 +95,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.ForkSessionResponse:
         changes = translate.changes(request.changes, request.fork_mask.paths)
         view = await self._book.fork(request.session_id, request.session_uid, request.fork_id, changes)
-        return session_pb2.ForkSessionResponse(session=translate.session(view, self._backend))
+        return session_pb2.ForkSessionResponse(session=translate.session(view))
 
     async def ExportSession(self, request: session_pb2.ExportSessionRequest, context: ExportContext) -> None:
         async def write(piece: bytes) -> None:
@@ -109,7 +110,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             return None if message is grpc.aio.EOF else translate.import_request(message)
 
         view = await self._exports.receive(read)
-        return session_pb2.ImportSessionResponse(session=translate.session(view, self._backend))
+        return session_pb2.ImportSessionResponse(session=translate.session(view))
 
 
 class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
@@ -122,22 +123,24 @@ class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
         teaching: Teaching,
         streams: Streams,
         metrics: Metrics,
-        backend: str,
         limits: Settings,
     ) -> None:
         self._book, self._intake, self._teaching = book, intake, teaching
         self._streams, self._metrics = streams, metrics
-        self._backend, self._limits = backend, limits
+        self._limits = limits
         self._watchers = 0
         self._held_bytes = 0
 
     async def Stream(self, requests: object, context: StreamContext) -> None:
+        write: Any = context.write  # bytes as they are: see `interceptors.py`
+
         async def receive() -> messages.Request | None:
             message: Any = await context.read()
             return None if message is grpc.aio.EOF else translate.stream_request(message)
 
-        async def send(answer: messages.Response) -> None:
-            await context.write(translate.stream_response(answer))
+        def send(answer: messages.Response) -> Awaitable[None]:
+            written: Awaitable[None] = write(translate.stream_response(answer))
+            return written
 
         await self._streams.converse(receive, send)
 
@@ -204,13 +207,10 @@ class ForecastService(forecast_pb2_grpc.ForecastServiceServicer):
         try:
             view = await self._book.view(record)
             watcher.skip(view.status.last_sequence)
-            await context.write(forecast_pb2.WatchResponse(session=translate.session(view, self._backend)))
+            await context.write(forecast_pb2.WatchResponse(session=translate.session(view)))
             while True:
                 outs, dropped = await watcher.next()
-                response = forecast_pb2.WatchResponse(
-                    outcomes=translate.outcomes(outs, record.window), dropped_events=dropped
-                )
-                await context.write(response)
+                await context.write(translate.watched(packed(outs, record.window), dropped))
         finally:
             self._intake.unwatch(record, watcher)
             self._count_watchers(-1)

@@ -17,7 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core import Events, FieldError, Outcomes, SessionConfig, Words, check_events
+from bptt_core import Events, FieldError, SessionConfig, Words, check_events
+from server.batches import Batch, known, shaped
 from server.digests import Ring, digests
 from server.errors import Refusal, invalid, invalid_field
 
@@ -26,6 +27,8 @@ MAX_TAGS: Final = 32
 MAX_TAG_KEY: Final = 64
 MAX_TAG_VALUE: Final = 256
 MAX_CREDIT_EVENTS: Final = 65536
+_FEW: Final = 16  # values that are looked at faster one by one than as an array
+_PLAUSIBLE: Final = 1e30  # no number up to here is refused for its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +79,28 @@ class Record:
     admitted_timestamp_ns: int | None = None
     last_sequence: int = 0
     last_timestamp_ns: int | None = None
-    latest: Outcomes | None = None
+    latest: bytes | None = None  # the outcome of the last event, packed
     pending_events: int = 0
     labels: Ring | None = None  # the labels of the events that may still get some, NaN: not known; None: has no labels
     warm_started: WarmStarted = WarmStarted.NO
+    event_bytes: int = 0  # what an event takes, at most; 0: not computed yet
+    # Of the configuration, kept as every batch asks for them: values per event, k2 of the first learner, and whether
+    # any numbers of a plausible size are events.
+    features: int = field(init=False)
+    window: int = field(init=False)
+    plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        config = self.created.config
         if self.labels is None:
-            self.labels = label_memory(self.created.config)
+            self.labels = label_memory(config)
+        self.features, self.window = len(config.features), window_of(config)
+        self.plain = not config.labels and not config.categories and config.task != "classify"
 
     @property
     def admitted(self) -> int:
         """Sequence of the last event taken in, folded or still queued."""
         return self.ring.last
-
-    @property
-    def features(self) -> int:
-        """Values per event."""
-        return len(self.created.config.features)
-
-    @property
-    def window(self) -> int:
-        """k2 of the session's first learner."""
-        return window_of(self.created.config)
 
     def batch_limit(self, credit_events: int) -> int:
         """Most events in one batch: what fits a message, and the credit."""
@@ -113,30 +115,7 @@ class Reply(enum.Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Consecutive events as a client sent them; `values` and `labels` are flat, row-major."""
-
-    session_uid: str
-    first_sequence: int
-    values: NDArray[np.float64]
-    timestamps_ns: NDArray[np.int64] | None
-    labels: NDArray[np.float64] | None = None  # None: none is known
-    episode_starts: NDArray[np.int64] | None = None  # positions in the batch; None: no episode begins
-
-    @property
-    def known_labels(self) -> int:
-        """Labels that are not NaN."""
-        return known(self.labels)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the events."""
-        columns = (self.values, self.timestamps_ns, self.labels, self.episode_starts)
-        return sum(column.nbytes for column in columns if column is not None)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
     """What is to be done for a batch: fold `events` (None: all are repeats), then acknowledge up to `last_sequence`."""
 
@@ -158,15 +137,14 @@ class Admission:
         return 0 if self.events is None else known(self.events.labels)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Acknowledged:
-    """Answer to a batch: everything up to `last_sequence` is folded. `window` names the lags of `outcomes`."""
+    """Answer to a batch: everything up to `last_sequence` is folded. `outcomes` are packed."""
 
     first_sequence: int
     last_sequence: int
     duplicates: int
-    outcomes: Outcomes | None
-    window: int
+    outcomes: bytes | None
 
 
 def examine(record: Record, batch: Batch, queue_room: int, credit_events: int | None = None) -> Admission:
@@ -176,7 +154,8 @@ def examine(record: Record, batch: Batch, queue_room: int, credit_events: int | 
     whatever the session's limit is by now; None: that limit. Raises Refusal.
     """
     credit = record.credit_events if credit_events is None else credit_events
-    check_uid(record, batch.session_uid)
+    if batch.session_uid:
+        check_uid(record, batch.session_uid)
     first, last = batch.first_sequence, record.admitted
     if first < 1:
         raise invalid_field("first_sequence", first, "at least 1")
@@ -189,19 +168,22 @@ def examine(record: Record, batch: Batch, queue_room: int, credit_events: int | 
             expected=last + 1,
             last_sequence=last,
         )
-    repeats = min(len(events), last - first + 1)
+    count = len(events)
+    repeats = min(count, last - first + 1)
     new = _check_content(record, events, repeats)
     marks = digests(events)
     if repeats:
         _check_repeats(record, first, marks[:repeats])
-    _check_room(record, len(events) - repeats, queue_room, credit)
+    if count > repeats:
+        _check_room(record, count - repeats, queue_room, credit)
+    through = first + count - 1
     return Admission(
         events=new,
         digests=marks[repeats:],
         first_sequence=first,
-        last_sequence=max(last, first + len(events) - 1),
+        last_sequence=max(last, through),
         duplicates=repeats,
-        repeats_last=new is None and first + len(events) - 1 == last,
+        repeats_last=new is None and through == last,
     )
 
 
@@ -295,54 +277,10 @@ def label_memory(config: SessionConfig, last: int = 0, recent: NDArray[np.float6
     return Ring(last, np.zeros((0, len(config.labels))) if recent is None else recent, config.label_age + 1)
 
 
-def known(labels: NDArray[np.float64] | None) -> int:
-    """How many labels are not NaN."""
-    return 0 if labels is None else int(np.count_nonzero(~np.isnan(labels)))
-
-
-def shaped(config: SessionConfig, batch: Batch, most: int, within: str = "") -> Events:
-    """The events of a batch as tables, at most so many; a session with labels always has a table of them.
-
-    `within`: path of the message that has the fields. Raises Refusal.
-    """
-    width = len(config.features)
-    if len(batch.values) == 0 or len(batch.values) % width:
-        allowed = f"a positive multiple of the {width} features"
-        raise invalid_field(f"{within}values", Words(f"{len(batch.values)} values"), allowed)
-    count = len(batch.values) // width
-    if count > most:
-        raise invalid_field(f"{within}values", Words(f"{count} events"), f"at most {most} events per batch")
-    return Events(
-        batch.values.reshape(count, width),
-        batch.timestamps_ns,
-        _label_table(batch.labels, count, len(config.labels), within),
-        _episode_starts(batch.episode_starts, count, within),
-    )
-
-
-def _label_table(labels: NDArray[np.float64] | None, count: int, width: int, within: str) -> NDArray[np.float64] | None:
-    if labels is None:
-        return np.full((count, width), np.nan) if width else None
-    if len(labels) != count * width:
-        allowed = f"{count} rows of {width}, or none" if width else "none, as the session has no labels"
-        raise invalid_field(f"{within}labels", Words(f"{len(labels)} values"), allowed)
-    return labels.reshape(count, width)
-
-
-def _episode_starts(positions: NDArray[np.int64] | None, count: int, within: str) -> NDArray[np.bool_] | None:
-    if positions is None:
-        return None
-    wrong = np.flatnonzero((positions >= count) | (np.diff(positions, prepend=-1) <= 0))
-    if len(wrong):
-        allowed = f"0..{count - 1}, positions in the batch, rising"
-        raise invalid_field(f"{within}episode_starts", int(positions[wrong[0]]), allowed)
-    starts = np.zeros(count, bool)
-    starts[positions] = True
-    return starts
-
-
 def _check_content(record: Record, events: Events, repeats: int) -> Events | None:
     """Checks the values of all events and that the new ones may follow those admitted. Returns the new ones."""
+    if repeats == 0 and _passes_at_a_glance(record, events):
+        return events
     before = None if repeats else record.admitted_timestamp_ns
     try:
         check_events(events, record.created.config, record.timed, before)
@@ -355,6 +293,15 @@ def _check_content(record: Record, events: Events, repeats: int) -> Events | Non
     except FieldError as error:
         raise invalid(error) from None
     return new
+
+
+def _passes_at_a_glance(record: Record, events: Events) -> bool:
+    """Whether the largest value says that events would pass every check. False says nothing."""
+    if not record.plain or record.timed or events.timestamps_ns is not None or events.episode_start is not None:
+        return False
+    if events.values.size > _FEW:
+        return bool(np.maximum.reduce(np.abs(events.values), axis=None) <= _PLAUSIBLE)  # NaN is not
+    return max(map(abs, events.values.ravel().tolist())) <= _PLAUSIBLE  # NaN is not, or is skipped
 
 
 def _check_repeats(record: Record, first: int, marks: NDArray[np.uint64]) -> None:
@@ -380,7 +327,7 @@ def _check_repeats(record: Record, first: int, marks: NDArray[np.uint64]) -> Non
 
 
 def _check_room(record: Record, new: int, queue_room: int, credit: int) -> None:
-    if new and record.pending_events + new > credit:
+    if record.pending_events + new > credit:
         raise Refusal(
             "CREDIT_EXCEEDED",
             f"session {record.session_id!r} has {record.pending_events} events queued and {new} more came; "

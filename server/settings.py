@@ -25,6 +25,12 @@ def _setting(
     return field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices, "meta": meta})
 
 
+def _cores() -> int:
+    """Cores that this process may use, as far as they are worth a thread."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, usable)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the server was told. Ranges were checked by `parse`."""
@@ -37,8 +43,11 @@ class Settings:
         None, 'file written when the server is ready: {"grpc": N, "http": N}', meta="FILE"
     )
     backend: str = _setting(
-        "auto", "where sessions compute; auto takes cupy if a GPU works", choices=("auto", "numpy", "cupy")
+        "auto",
+        "where sessions compute; auto takes cupy if a GPU works, else numba if it is installed",
+        choices=("auto", "numpy", "numba", "cupy"),
     )
+    threads: int = _setting(_cores(), "most threads that compute; by default all cores, up to 16", 1, 256)
     log_level: str = _setting("info", "least important log line shown", choices=("debug", "info", "warning", "error"))
 
     max_sessions: int = _setting(10_000, "most sessions", 1, 10_000_000)
@@ -54,8 +63,8 @@ class Settings:
         60.0, "longest a stream may be without an open channel, or a file without a next piece", 0.1, 86400
     )
     max_watchers: int = _setting(64, "most watches at a time, each holding up to a message of outcomes", 1, 65536)
-    micro_batch_events: int = _setting(4096, "most events in one micro-batch; fewer of large sessions", 1, 2**20)
-    turn_events: int = _setting(64, "most events of one session in one micro-batch; as above", 1, 65536)
+    micro_batch_events: int = _setting(4096, "most events in one micro-batch, which takes a few ms", 1, 2**20)
+    turn_events: int = _setting(256, "most events of one session in one micro-batch", 1, 65536)
     drain_timeout_s: float = _setting(20.0, "longest wait for streams and queued events on shut-down", 0, 3600)
     heartbeat_timeout_s: float = _setting(
         60.0, "silence of the network loop or the engine after which /healthz fails", 1, 86400

@@ -9,8 +9,9 @@ from dataclasses import fields
 from typing import Final
 
 from bptt_core import Scores, SessionConfig, Words, lags, session_layout
+from server.batches import Batch
 from server.errors import invalid_field
-from server.sessions import Batch, Record, Reply, window_of
+from server.sessions import Record, Reply, window_of
 
 _MESSAGE_OVERHEAD_BYTES: Final = 4096
 # A session without scores: names, targets and tags at their longest, four bytes per character, and all its learners.
@@ -62,8 +63,11 @@ def event_count(record: Record, batch: Batch) -> int:
 
 def held_bytes(record: Record, batch: Batch, reply: Reply) -> int:
     """Memory that a batch and its reply take until it is answered, at most."""
-    replies = {Reply.EVERY: event_count(record, batch), Reply.LAST: 1, Reply.NONE: 0}[reply]
-    return batch.nbytes + replies * event_bytes(record.created.config)
+    if reply is Reply.NONE:
+        return batch.nbytes
+    if record.event_bytes == 0:
+        record.event_bytes = event_bytes(record.created.config)
+    return batch.nbytes + record.event_bytes * (event_count(record, batch) if reply is Reply.EVERY else 1)
 
 
 def history_bytes(record: Record, batch: Batch) -> int:

@@ -108,7 +108,8 @@ class Conversation:
         self._ready: deque[_Answer] = deque()
         self._held_bytes = 0
         self._finish: Finish | None = None  # read through `_finishing`, as others may set it at any time
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._asleep: asyncio.Future[None] | None = None  # what the writer waits for, while it has nothing to do
         self._room = asyncio.Event()
         self._idle = self._idle_timer()
 
@@ -119,7 +120,6 @@ class Conversation:
         # The reader is never cancelled: a cancelled read leaks in gRPC. The end of the call wakes it up.
         reader = asyncio.ensure_future(self._read(receive))
         while True:
-            self._wake.clear()
             while self._ready:
                 answer = self._ready.popleft()
                 assert answer.message is not None
@@ -131,7 +131,8 @@ class Conversation:
             how = self._finishing()
             if how is not None and not self._owed:
                 break
-            await self._wake.wait()
+            self._asleep = self._loop.create_future()
+            await self._asleep
         if isinstance(how, Ended):
             await send(how)
         elif isinstance(how, Draining):
@@ -146,8 +147,13 @@ class Conversation:
         """Takes no more requests; the stream ends as said once everything is answered. The first word counts."""
         if self._finish is None:
             self._finish = how
-        self._wake.set()
+        self._wake()
         self._room.set()
+
+    def _wake(self) -> None:
+        """Lets the writer look again at what there is to do."""
+        if self._asleep is not None and not self._asleep.done():
+            self._asleep.set_result(None)
 
     def _finishing(self) -> Finish | None:
         return self._finish
@@ -185,14 +191,14 @@ class Conversation:
                 request = await receive()
                 if self._finishing() is not None:
                     return
-                if request is None:
+                if isinstance(request, Send):
+                    self._send(request)
+                elif request is None:
                     self.finish(Refusal("END_MISSING", "the input ended without StreamEnd; resume from last_sequence"))
                 elif isinstance(request, End):
                     self.finish(Ended())
                 elif isinstance(request, Open):
                     self._open(request)
-                elif isinstance(request, Send):
-                    self._send(request)
                 else:
                     self._not_opened(request.channel, request.refusal)
         except Exception as error:  # noqa: BLE001 - handed to run(), which raises it
@@ -240,11 +246,12 @@ class Conversation:
             return
         record = channel.record
         events = event_count(record, batch)
-        held = held_bytes(record, batch, channel.reply)
-        answer = self._expect(number, channel, batch.first_sequence, events, held)
+        answer = self._expect(number, channel, batch.first_sequence, events, held_bytes(record, batch, channel.reply))
         done = partial(self._acknowledged, channel, answer)
         try:
-            self._check_turn(channel, batch.first_sequence, events)
+            over = channel.in_flight > channel.credit_events
+            if over or channel.resume_at is not None or not self._intake.lives(record):
+                self._check_turn(channel, batch.first_sequence, events)
             self._intake.offer(record, batch, channel.reply, done, channel.credit_events)
         except Refusal as refusal:
             self._metrics.rejected(events, batch.known_labels)
@@ -341,4 +348,4 @@ class Conversation:
             self._ready.append(owed.popleft())
         if not owed:
             del self._owed[number]
-        self._wake.set()
+        self._wake()

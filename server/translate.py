@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt.v1 import error_pb2, forecast_pb2, session_pb2
-from bptt_core import ExpertStatus, Outcomes, Scores, SymbolScores, UpdateCounts, WarmStart, Words, lags
-from server import messages, translate_config
+from bptt_core import ExpertStatus, Scores, SymbolScores, UpdateCounts, WarmStart, Words
+from server import messages, packing, translate_config
+from server.batches import Batch
 from server.book import View
 from server.changes import Changes
 from server.errors import Refusal, invalid_field
 from server.exports import Format, Wanted
 from server.histories import PASSES, History
 from server.labels import LateLabels
-from server.sessions import Acknowledged, Batch, Record, Reply, Terms
+from server.sessions import Acknowledged, Record, Reply, Terms
 from server.teaching import Told
 from server.translate_config import enum_name
 
@@ -82,7 +83,7 @@ def changes(values: session_pb2.SessionChanges, paths: Iterable[str]) -> Changes
     )
 
 
-def session(view: View, backend: str) -> session_pb2.Session:
+def session(view: View) -> session_pb2.Session:
     """A session as clients see it; scores if the view has them."""
     record, status = view.record, view.status
     message = session_pb2.Session(
@@ -97,7 +98,7 @@ def session(view: View, backend: str) -> session_pb2.Session:
         period_ns=status.period_ns,
         updates=_counts(status.updates),
         scores=None if status.scores is None else _scores(status.scores),
-        backend=backend,
+        backend=view.backend,
         parameters=status.parameters,
         experts=[_expert(expert) for expert in status.experts],
         seasons=status.seasons,
@@ -136,9 +137,9 @@ def batch(message: forecast_pb2.EventBatch) -> Batch:
     return Batch(
         message.session_uid,
         message.first_sequence,
-        np.array(message.values, np.float64),
-        np.array(times, np.int64) if times else None,
-        np.array(labels, np.float64) if labels else None,
+        np.array(message.values[:], np.float64),  # a list is read several times as fast as a field
+        np.array(times[:], np.int64) if times else None,
+        np.array(labels[:], np.float64) if labels else None,
         np.array(starts, np.int64) if starts else None,
     )
 
@@ -181,43 +182,18 @@ def reply(mode: int) -> Reply:
 
 def result(acknowledged: Acknowledged) -> forecast_pb2.BatchResult:
     """The answer to a batch."""
-    outs = acknowledged.outcomes
+    told = acknowledged.outcomes
     return forecast_pb2.BatchResult(
         first_sequence=acknowledged.first_sequence,
         last_sequence=acknowledged.last_sequence,
         duplicates=acknowledged.duplicates,
-        outcomes=None if outs is None else outcomes(outs, acknowledged.window),
+        outcomes=None if told is None else forecast_pb2.Outcomes.FromString(told),
     )
 
 
-def outcomes(outs: Outcomes, window: int, horizon: int | None = None) -> forecast_pb2.Outcomes:
-    """Outcomes by column, of a session with that window, up to `horizon` (None: all)."""
-    mean, lower, upper = (table[:, :horizon] for table in (outs.mean, outs.lower, outs.upper))
-    return forecast_pb2.Outcomes(
-        first_sequence=outs.first_sequence,
-        count=len(outs),
-        horizon=mean.shape[1],
-        targets=mean.shape[2],
-        mean=_flat(mean),
-        lower=_flat(lower),
-        upper=_flat(upper),
-        anomaly_score=_flat(outs.anomaly_score),
-        update_results=_flat(outs.update_result),
-        loss=_flat(outs.loss),
-        gradient_norm=_flat(outs.gradient_norm),
-        clip_scale=_flat(outs.clip_scale),
-        distribution=_flat(outs.distribution[:, :horizon]),
-        distribution_size=outs.distribution.shape[3],
-        saturation=_flat(outs.saturation),
-        update_ratio=_flat(outs.update_ratio),
-        gradient_by_lag=_gradient_by_lag(outs, window),
-        target_anomaly_score=_flat(outs.target_anomaly_score),
-        anomaly_likelihood=_flat(outs.anomaly_likelihood),
-        sensor_states=_flat(outs.sensor_state),
-        drift=_flat(outs.drift),
-        warming_up=_flat(outs.warming_up),
-        learner_resets=_learner_resets(outs),
-    )
+def watched(outcomes: bytes, dropped: int) -> forecast_pb2.WatchResponse:
+    """One answer of a watch: packed outcomes, and how many were dropped before them."""
+    return forecast_pb2.WatchResponse(outcomes=forecast_pb2.Outcomes.FromString(outcomes), dropped_events=dropped)
 
 
 def forecast(record: Record, asked: int | None) -> forecast_pb2.ForecastResponse:
@@ -227,33 +203,40 @@ def forecast(record: Record, asked: int | None) -> forecast_pb2.ForecastResponse
         raise invalid_field("horizon", asked, f"1..{most}")
     if record.latest is None:
         raise Refusal("NO_EVENTS", f"session {record.session_id!r} has had no event yet", session_id=record.session_id)
-    return forecast_pb2.ForecastResponse(
-        session_uid=record.uid,
-        outcome=outcomes(record.latest, record.window, asked),
-        timestamp_ns=record.last_timestamp_ns,
-    )
+    outcome = forecast_pb2.Outcomes.FromString(record.latest)
+    if asked is not None:
+        pairs = asked * outcome.targets
+        outcome.horizon = asked
+        del outcome.mean[pairs:], outcome.lower[pairs:], outcome.upper[pairs:]
+        del outcome.distribution[pairs * outcome.distribution_size :]
+    return forecast_pb2.ForecastResponse(session_uid=record.uid, outcome=outcome, timestamp_ns=record.last_timestamp_ns)
 
 
 def stream_request(message: forecast_pb2.StreamRequest) -> messages.Request:
     """One request of a stream."""
-    match message.WhichOneof("request"):
-        case "open":
-            opened = message.open
-            try:
-                mode = reply(opened.reply_mode)
-            except Refusal as refusal:
-                return messages.Unreadable(opened.channel, refusal)
-            return messages.Open(opened.channel, opened.session_id, opened.session_uid, mode)
-        case "events":
-            return messages.Send(message.events.channel, batch(message.events.batch))
-        case "end":
-            return messages.End()
-        case _:
-            raise invalid_field("request", Words("absent"), "open, events or end")
+    kind = message.WhichOneof("request")
+    if kind == "events":  # first, as nearly all of them are
+        events = message.events
+        return messages.Send(events.channel, batch(events.batch))
+    if kind == "open":
+        opened = message.open
+        try:
+            mode = reply(opened.reply_mode)
+        except Refusal as refusal:
+            return messages.Unreadable(opened.channel, refusal)
+        return messages.Open(opened.channel, opened.session_id, opened.session_uid, mode)
+    if kind == "end":
+        return messages.End()
+    raise invalid_field("request", Words("absent"), "open, events or end")
 
 
-def stream_response(answer: messages.Response) -> forecast_pb2.StreamResponse:
+def stream_response(answer: messages.Response) -> bytes:
     """One answer of a stream."""
+    if isinstance(answer, messages.Result):
+        told = answer.acknowledged
+        return packing.stream_result(
+            answer.channel, told.first_sequence, told.last_sequence, told.duplicates, told.outcomes
+        )
     response = forecast_pb2.StreamResponse()
     match answer:
         case messages.Opened():
@@ -262,9 +245,6 @@ def stream_response(answer: messages.Response) -> forecast_pb2.StreamResponse:
             response.opened.last_sequence = answer.last_sequence
             response.opened.credit_events = answer.credit_events
             response.opened.max_batch_events = answer.max_batch_events
-        case messages.Result():
-            response.result.channel = answer.channel
-            response.result.result.CopyFrom(result(answer.acknowledged))
         case messages.Failed():
             response.error.channel = answer.channel
             response.error.error.CopyFrom(error(answer.refusal))
@@ -277,7 +257,7 @@ def stream_response(answer: messages.Response) -> forecast_pb2.StreamResponse:
             response.draining.SetInParent()
         case messages.Ended():
             response.ended.SetInParent()
-    return response
+    return response.SerializeToString()
 
 
 def error(refusal: Refusal) -> error_pb2.Error:
@@ -289,27 +269,6 @@ def error(refusal: Refusal) -> error_pb2.Error:
     if row.retry_s is not None:
         message.retry_delay.FromNanoseconds(int(row.retry_s * 1e9))
     return message
-
-
-def _gradient_by_lag(outs: Outcomes, window: int) -> list[forecast_pb2.GradientByLag]:
-    """One message for each event at whose update it was measured."""
-    measured = np.flatnonzero(~np.isnan(outs.norm_by_lag).all(axis=1)).tolist()
-    return [
-        forecast_pb2.GradientByLag(
-            sequence=outs.first_sequence + row, lag=lags(window), norm=_flat(outs.norm_by_lag[row])
-        )
-        for row in measured
-    ]
-
-
-def _learner_resets(outs: Outcomes) -> list[forecast_pb2.LearnerReset]:
-    """One message for each learner at each event that lost what it had learned."""
-    rows, learners = np.nonzero(outs.learner_reset)
-    reasons = _flat(outs.learner_reset[rows, learners])
-    return [
-        forecast_pb2.LearnerReset(sequence=outs.first_sequence + row, learner=learner, reason=reason)
-        for row, learner, reason in zip(rows.tolist(), learners.tolist(), reasons, strict=True)
-    ]
 
 
 def _expert(expert: ExpertStatus) -> session_pb2.Expert:

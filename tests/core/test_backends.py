@@ -72,7 +72,7 @@ def test_cupy_when_a_gpu_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_name_is_refused() -> None:
-    with pytest.raises(FieldError, match="auto, numpy, cupy"):
+    with pytest.raises(FieldError, match="auto, numpy, numba, cupy"):
         select_backend("torch")
 
 

@@ -29,7 +29,7 @@ def saved(new_fold: Callable[[], Fold], make_config: Any, random_walks: Any) -> 
 def assert_refused(fold: Fold, data: bytes, match: str = ".") -> None:
     with pytest.raises(CheckpointError, match=match):
         fold.restore(data)
-    assert not fold._slabs, "something was made"
+    assert not fold._store.slabs, "something was made"
 
 
 def signed(body: bytes) -> bytes:

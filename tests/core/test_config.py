@@ -161,7 +161,7 @@ def test_a_bad_value_is_named(
     assert allowed in caught.value.allowed
     assert str(caught.value) == f"{field} is {caught.value.value}; allowed: {caught.value.allowed}"
     assert len(str(caught.value)) < 300
-    assert not fold._slabs, "something was made"
+    assert not fold._store.slabs, "something was made"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_bad_value_of_a_portfolio_is_named(field: str, allowed: str, session: 
     assert caught.value.field == field
     assert allowed in caught.value.allowed
     assert len(str(caught.value)) < 300
-    assert not fold._slabs, "something was made"
+    assert not fold._store.slabs, "something was made"
 
 
 def test_every_field_is_checked() -> None:
@@ -199,7 +199,7 @@ def test_sizes_that_are_allowed_alone_may_be_too_much_together(fold: Fold) -> No
     with pytest.raises(FieldError, match="at most 16777216 state values per session") as caught:
         fold.create(config)
     assert "horizon" in caught.value.field
-    assert not fold._slabs
+    assert not fold._store.slabs
 
 
 @pytest.mark.parametrize(

@@ -128,15 +128,15 @@ def test_every_learner_sees_seasons_and_calendar(fold: Fold) -> None:
     n = 60
     values = np.random.default_rng(1).standard_normal(n)
     fold.step([(slot, Events(values[:, None], 10**9 * (START_S + HOUR_S * np.arange(n))))])
-    scale = np.sqrt(fold._get(slot, "residual_square")[..., 0])  # of the last step; [H, A]
-    rows = fold._get(slot, "learner0.inputs")
+    scale = np.sqrt(fold._store.get(slot, "residual_square")[..., 0])  # of the last step; [H, A]
+    rows = fold._store.get(slot, "learner0.inputs")
     newest = next(k for k, row in enumerate(rows) if np.allclose(row[-CALENDAR:], time_of(n - 1), atol=1e-6))
     ago = [values[n - 1 - P] for P in SEASONS]
     naive = np.array([[values[n - 1 + h - P] for h in (1, 2)] for P in SEASONS])
     expected = [*told_of(values[-1], ago, naive, scale, list(SEASONS)), *time_of(n - 1)]
     assert len(set(np.round(expected, 6).tolist())) == len(expected)
     for name in ("learner0.inputs", "learner1.inputs"):
-        inputs = fold._get(slot, name)
+        inputs = fold._store.get(slot, name)
         np.testing.assert_allclose(inputs[newest, 3:], expected, rtol=1e-5, atol=1e-6)
         hours = [time_of(n - 1 - newest + at) for at in range(newest + 1)]
         np.testing.assert_allclose(inputs[: newest + 1, -CALENDAR:], hours, atol=1e-6)

@@ -99,7 +99,7 @@ def test_an_update_at_the_end_of_an_episode_trains_what_arrived_since_the_last_o
     slot, other = fold.create(four), fold.create(two)
     fold.step([(slot, Events(values[:4])), (other, Events(values[:4]))])
     for name in ("params", "carry", "boundary"):
-        fold._set(other, f"learner0.{name}", fold._get(slot, f"learner0.{name}"))
+        fold._store.set(other, f"learner0.{name}", fold._store.get(slot, f"learner0.{name}"))
     fold.step([(slot, Events(values[4:6]))])
     assert fold.status(slot).updates.applied == 1
     (made,) = fold.step([(slot, Events(values[6:], None, None, at(1, 0)))])

@@ -117,7 +117,7 @@ def test_forecasts_stay_near_their_anchor(
     says_seven = fold.create(make_config(horizon=2), learning=False)
     parameters = fold.parameters(says_seven)
     parameters[-2:] = 7, -7  # the readout's bias
-    fold._set(says_seven, "learner0.params", parameters)
+    fold._store.set(says_seven, "learner0.params", parameters)
     wild = fold.create(make_config(horizon=2, learning_rate=10.0, optimizer="sgd", clip_norm=1e6, guard=guard))
     for slot in (says_seven, wild):
         outcomes = run(fold, slot, values)
@@ -194,11 +194,11 @@ def test_a_stuck_sensor_teaches_the_intervals_nothing(
     run(fold, slot, values[:200])
     names, stuck = ("interval_count", "interval_square", "interval_reach"), 0
     for value in values[200:]:
-        before = [fold._get(slot, name).copy() for name in names]
+        before = [fold._store.get(slot, name).copy() for name in names]
         state = run(fold, slot, value[None]).sensor_state[0]
         assert state[0] == SensorState.OK
         for name, old in zip(names, before, strict=True):
-            moved = (fold._get(slot, name) != old).reshape(-1, 2, 2)  # …, horizon, target
+            moved = (fold._store.get(slot, name) != old).reshape(-1, 2, 2)  # …, horizon, target
             assert moved[..., 0].all(), name
             assert (moved[..., 1] == (state[1] == SensorState.OK)).all(), name
         stuck += state[1] == SensorState.STUCK
@@ -240,7 +240,7 @@ def test_a_non_finite_output_is_replaced_by_persistence(anchor: str, broken: flo
     fold = Fold(select_backend("numpy"))
     slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(anchor=anchor, hidden=4)), learning=False)
     fold.step([(slot, Events(np.random.default_rng(0).standard_normal((20, 1))))])
-    fold._set(slot, "learner0.params", np.full_like(fold._get(slot, "learner0.params"), broken))
+    fold._store.set(slot, "learner0.params", np.full_like(fold._store.get(slot, "learner0.params"), broken))
     outcomes = fold.step([(slot, Events(np.array([[7.0], [np.nan]])))])[0]
     assert outcomes.mean.ravel().tolist() == [7.0, 7.0]
 

@@ -284,7 +284,7 @@ def test_a_session_counts_and_tells_what_became_of_its_learners(fold: Fold, rand
     config = SessionConfig(("x",), learners=(healthy, LearnerConfig(cell="gru", hidden=2, window=6), healthy))
     slot, values = fold.create(config), random_walks(120)
     fold.step([(slot, Events(values[:40]))])
-    fold._set(slot, "learner2.params", np.nan)
+    fold._store.set(slot, "learner2.params", np.nan)
     (made,) = fold.step([(slot, Events(values[40:]))])
     assert made.learner_reset.shape == (80, 3)
     assert np.argwhere(made.learner_reset).tolist() == [[guard.FAILURES - 1, 2]]
@@ -298,7 +298,7 @@ def test_a_session_counts_and_tells_what_became_of_its_learners(fold: Fold, rand
 
 def test_without_a_guard_nobody_is_led_back(fold: Fold, random_walks: Any) -> None:
     slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(hidden=3, guard=False)))
-    fold._set(slot, "learner0.params", np.nan)
+    fold._store.set(slot, "learner0.params", np.nan)
     (made,) = fold.step([(slot, Events(random_walks(60)))])
     assert not made.learner_reset.any()
     assert np.isnan(fold.parameters(slot)).all()

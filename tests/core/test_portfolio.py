@@ -69,7 +69,7 @@ def test_the_forecast_lies_among_the_experts(fold: Fold, random_walks: Any) -> N
     (first,) = fold.step([(slot, Events(values[:1]))])
     assert first.mean.tolist() == np.repeat(values[:1, None], 3, axis=1).tolist()
     (made,) = fold.step([(slot, Events(values[1:]))])
-    made_last = fold._get(slot, "waiting")[(60 - 1) % 3]  # [H, O, what waits]: the experts' forecasts come last
+    made_last = fold._store.get(slot, "waiting")[(60 - 1) % 3]  # [H, O, what waits]: the experts' forecasts come last
     experts = made_last[..., -8:]
     assert (experts.min(axis=-1) <= made.mean[-1]).all()
     assert (made.mean[-1] <= experts.max(axis=-1)).all()
@@ -79,7 +79,7 @@ def naive_experts(fold: Fold, values: np.ndarray) -> tuple[dict[str, np.ndarray]
     """What naive forecasters say after these values, [H, O] each by name, and their units."""
     slot = fold.create(CONFIG)
     fold.step([(slot, Events(values))])
-    waiting = fold._get(slot, "waiting")[(len(values) - 1) % 3]
+    waiting = fold._store.get(slot, "waiting")[(len(values) - 1) % 3]
     names = [expert.name for expert in fold.status(slot).experts][-5:]
     return dict(zip(names, np.moveaxis(waiting[..., -5:], -1, 0), strict=True)), waiting[..., forecasts.UNIT]
 
@@ -124,7 +124,7 @@ def test_a_season_that_begins_resets_who_starts_from_it(single: bool, fold: Fold
     for t, value in enumerate(values):
         (made,) = fold.step([(slot, Events(value[None]))])
         seen += [(t, k, int(reason)) for k, reason in enumerate(made.learner_reset[0]) if reason]
-        rows = [fold._get(slot, f"learner{k}.params") for k in range(len(learners))]
+        rows = [fold._store.get(slot, f"learner{k}.params") for k in range(len(learners))]
         readout.append([bool(row[-(3 + 1) * 2 :].any()) for row in rows])
     season = ResetReason.SEASON
     assert seen == ([(5, 0, season)] if single else [(5, 1, season), (7, 2, season)])
@@ -236,7 +236,7 @@ def test_whatever_comes_and_whatever_becomes_of_learners_what_is_served_is_finit
         if start == 75:
             for k, broken in enumerate((np.nan, np.inf)):
                 for name in ("params", "moment0", "moment1", "carry", "boundary"):
-                    fold._set(slot, f"learner{k}.{name}", broken)
+                    fold._store.set(slot, f"learner{k}.{name}", broken)
     status = fold.status(slot)
     assert np.isfinite([expert.weight for expert in status.experts]).all()
     assert np.isfinite([expert.relative_error for expert in status.experts]).all()
@@ -255,13 +255,13 @@ def test_no_learner_knows_of_another(warm: bool, fold: Fold) -> None:
             training = fold.warm_start(slot, Events(values[:50]))
             training.run_pass()
             training.finish()
-    before = [fold._get(together, f"learner{k}.params").copy() for k in range(4)]
+    before = [fold._store.get(together, f"learner{k}.params").copy() for k in range(4)]
     fold.step([(slot, Events(values[50:] if warm else values)) for slot in (together, *alone)])
     for k, slot in enumerate(alone):
         for name in ("params", "moment0", "carry", "boundary"):
-            mine, own = fold._get(together, f"learner{k}.{name}"), fold._get(slot, f"learner0.{name}")
+            mine, own = fold._store.get(together, f"learner{k}.{name}"), fold._store.get(slot, f"learner0.{name}")
             assert mine.tobytes() == own.tobytes(), (k, name)
-        assert (fold._get(together, f"learner{k}.params") != before[k]).any()
+        assert (fold._store.get(together, f"learner{k}.params") != before[k]).any()
 
 
 @pytest.mark.parametrize("labels", [False, True])
@@ -287,16 +287,16 @@ def test_a_fork_goes_on_to_the_same_bits_and_on_its_own(
 def test_sessions_share_and_leave_the_slabs_of_their_learners(fold: Fold, random_walks: Any) -> None:
     """Learners of one shape lie together whoever they belong to; with the last of them their slab goes."""
     alone = fold.create(replace(CONFIG, learners=(replace(SMALL, loss_span=4),)))
-    assert len(fold._schools) == 1
+    assert len(fold._store.schools) == 1
     several = fold.create(CONFIG)
-    assert len(fold._schools) == 2
+    assert len(fold._store.schools) == 2
     fold.step([(alone, Events(random_walks(9, 2))), (several, Events(random_walks(9, 2, seed=1)))])
     fold.delete(several)
-    assert len(fold._schools) == 1
+    assert len(fold._store.schools) == 1
     assert fold.status(alone).last_sequence == 9
     fold.delete(alone)
-    assert not fold._schools
-    assert not fold._slabs
+    assert not fold._store.schools
+    assert not fold._store.slabs
 
 
 def test_a_session_takes_the_bytes_it_is_said_to_take(fold: Fold) -> None:

@@ -52,9 +52,9 @@ def test_the_memory_of_a_shape_goes_with_its_last_session(new_fold: Callable[[],
     fold = new_fold()
     first, second = fold.create(CONFIG), fold.create(CONFIG)
     fold.delete(first)
-    assert len(fold._slabs) == 1
+    assert len(fold._store.slabs) == 1
     fold.delete(second)
-    assert len(fold._slabs) == 0
+    assert len(fold._store.slabs) == 0
 
 
 def test_session_bytes_is_the_size_of_the_checkpointed_arrays(new_fold: Callable[[], Fold]) -> None:

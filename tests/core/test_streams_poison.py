@@ -20,11 +20,11 @@ BEFORE, HELD, AFTER = 1400, 1000, 300  # events
 
 def break_parameters(fold: Fold, slot: Slot, learner: int) -> None:
     name = f"learner{learner}.params"
-    fold._set(slot, name, np.full_like(fold._get(slot, name), np.nan))
+    fold._store.set(slot, name, np.full_like(fold._store.get(slot, name), np.nan))
 
 
 def let_it_run_wild(fold: Fold, slot: Slot, learner: int) -> None:
-    fold._set(slot, f"learner{learner}.learning_rate", 100.0)
+    fold._store.set(slot, f"learner{learner}.learning_rate", 100.0)
 
 
 @pytest.mark.parametrize("draw", [streams.noisy_chaos, streams.threshold_autoregressive])

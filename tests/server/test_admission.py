@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from bptt_core import Events, SessionConfig
+from server.batches import Batch
 from server.digests import REMEMBERED, Ring, digests
 from server.errors import Refusal
-from server.sessions import Batch, Record, Terms, admit, check_same, examine
+from server.sessions import Record, Terms, admit, check_same, examine
 from server.sizes import batch_events, event_bytes
 
 NAN = float("nan")
@@ -49,6 +50,27 @@ def test_equal_content_has_equal_digests_whatever_the_nan() -> None:
     two = digests(Events(np.array([[1.0, other_nan], [2.0, 3.0]])))
     assert one.tolist() == two.tolist()
     assert one[0] != one[1]
+
+
+def test_an_event_has_the_same_digest_alone_and_among_others() -> None:
+    values = np.array([[1.0, NAN], [-0.0, 3.0], [1e-300, -5.0]])
+    together = digests(Events(values)).tolist()
+    assert [int(digests(Events(values[k : k + 1]))[0]) for k in range(3)] == together
+    nowhere = np.zeros(3, bool)
+    assert digests(Events(values, None, None, nowhere)).tolist() == together
+
+
+@pytest.mark.parametrize("width", [1, 2, 40])
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, 2e100])
+def test_a_value_that_is_no_event_is_refused_wherever_it_stands(width: int, wrong: float) -> None:
+    """A look at the largest value must not let it pass, whatever is before it."""
+    one = record(features=tuple(f"c{k}" for k in range(width)))
+    for rows in (1, 3, 30):
+        for before in (0.0, NAN):
+            values = np.full((rows, width), before)
+            examine(one, sent(1, values), ROOM)
+            values[-1, -1] = wrong
+            assert reason(one, sent(1, values)) == "INVALID_FIELD"
 
 
 def test_the_two_zeros_are_the_same_content() -> None:

@@ -10,10 +10,11 @@ import numpy as np
 
 from bptt.v1 import session_pb2
 from bptt_core import SessionConfig, select_backend
+from server.batches import Batch
 from server.errors import Refusal, draining
 from server.messages import Draining, Failed, Open, Opened, Response, Result, Send
 from server.metrics import Metrics
-from server.sessions import Acknowledged, Batch, Record, Reply, Terms
+from server.sessions import Acknowledged, Record, Reply, Terms
 from server.streams import Streams
 
 NO_SUCH_MODE = 9
@@ -24,11 +25,14 @@ class HeldIntake:
 
     draining = False
 
+    def lives(self, record: Record) -> bool:
+        return True
+
     def __init__(self) -> None:
         self._held: list[tuple[str, Callable[[Acknowledged | Refusal], None], Acknowledged]] = []
 
     def offer(self, record: Record, batch: Batch, reply: Reply, done: Any, credit_events: int | None = None) -> None:
-        self._held.append((record.session_id, done, Acknowledged(batch.first_sequence, 1, 0, None, 32)))
+        self._held.append((record.session_id, done, Acknowledged(batch.first_sequence, 1, 0, None)))
 
     def fold(self, session_id: str) -> None:
         for held_id, done, result in self._held:

@@ -17,11 +17,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bptt.v1 import forecast_pb2, session_pb2
-from server.scheduler import FIRST_PACE
 from server.services import NAMES
 from server.store import pack, unpack
 
 EVERY = 1
+TURN = 8
 
 
 def test_sessions_continue_to_the_same_bits_after_a_restart(
@@ -136,7 +136,8 @@ def test_what_is_not_folded_in_time_is_dropped_and_the_rest_is_saved_as_it_was_s
     start_server: Any, connect: Any, noise: Any, gate: Any, wait_for: Any, tmp_path: Path
 ) -> None:
     data = tmp_path / "kept"
-    server = start_server("--drain-timeout-s", "0.1", data=data, prelude=gate.prelude)
+    flags = "--drain-timeout-s", "0.1", "--turn-events", str(TURN)
+    server = start_server(*flags, data=data, prelude=gate.prelude)
     rpc = connect(server.target)
     for name in "stu":
         rpc.create(name)
@@ -153,14 +154,14 @@ def test_what_is_not_folded_in_time_is_dropped_and_the_rest_is_saved_as_it_was_s
     gate.open()
     (*failed, draining), code = stream.rest()
     told = [(one.error.reason, one.first_sequence, one.last_sequence) for one in failed]
-    assert told == [("DRAINING", 1, FIRST_PACE), ("SEQUENCE_GAP", 500, FIRST_PACE)]
-    assert [point.last_sequence for point in draining.resume_points] == [FIRST_PACE]
+    assert told == [("DRAINING", 1, TURN), ("SEQUENCE_GAP", 500, TURN)]
+    assert [point.last_sequence for point in draining.resume_points] == [TURN]
     assert code == "UNAVAILABLE"
     assert server.stop() == 0
     assert "3 of 3 sessions written" in server.log()
     rpc = connect(start_server(data=data).target)
-    assert rpc.get("s").last_sequence == FIRST_PACE
-    again = rpc.ingest("s", FIRST_PACE - 2, noise(100)[FIRST_PACE - 3 :])
+    assert rpc.get("s").last_sequence == TURN
+    again = rpc.ingest("s", TURN - 2, noise(100)[TURN - 3 :])
     assert (again.duplicates, again.last_sequence) == (3, 100)
 
 

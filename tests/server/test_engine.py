@@ -23,8 +23,9 @@ from bptt_core import (
     WarmUp,
     select_backend,
 )
-from server.engine import Engine, MicroBatch
+from server.engine import Engine
 from server.errors import Refusal
+from server.microbatches import MicroBatch
 from server.scheduler import Work
 
 CONFIG = SessionConfig(("x",), horizon=2, learner=LearnerConfig(hidden=3, window=6)).validated()
@@ -159,6 +160,16 @@ def test_skill_is_that_of_the_sessions_with_settled_pairs(loop: Loop) -> None:
     loop.fold("a", 50)
     scores = loop.ask(loop.engine.status("a", scores=True)).scores
     assert loop.ask(loop.engine.skills()).tolist() == pytest.approx([1 - np.mean(scores.mse / scores.persistence_mse)])
+
+
+def test_a_session_says_where_it_computes(loop: Loop, monkeypatch: Any) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Fold, "backend_of", lambda _, slot: f"horizon {slot.config.horizon}")
+        loop.ask(loop.engine.create("a", CONFIG, True))
+        loop.ask(loop.engine.fork("a", "b", None, None))
+        loop.ask(loop.engine.create("c", replace(CONFIG, horizon=3).validated(), True))
+    assert [loop.engine.backend_of(uid) for uid in "abc"] == ["horizon 2", "horizon 2", "horizon 3"]
+    assert loop.engine.backend_of("nobody") == "numpy"
 
 
 def test_deleting_drops_what_was_not_folded(loop: Loop) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bptt.v1 import forecast_pb2
 from bptt_core import Categorical, Events, Fold, LearnerConfig, SessionConfig, select_backend
-from server import translate
+from server.batches import Batch
 from server.errors import Refusal
 from server.labels import LateLabels, admit_labels, examine_labels, withdraw_labels
-from server.sessions import Batch, Record, Reply, Terms, admit, examine
+from server.packing import packed
+from server.sessions import Record, Reply, Terms, admit, examine
 from server.sizes import batch_events, event_bytes, held_bytes
 
 NAN = float("nan")
@@ -120,7 +122,7 @@ def test_the_bytes_of_an_event_bound_request_and_reply(name: str) -> None:
     labels = np.ones((n, len(config.labels))) if config.labels else None
     (outs,) = fold.step([(slot, Events(values, np.arange(n) * 10**15, labels, np.arange(n) % 50 == 1))])
     one = Record("s", "u", Terms(config, {}, True, None), 0, {}, 10_000, 10_000)
-    reply = translate.outcomes(outs, one.window)
+    reply = forecast_pb2.Outcomes.FromString(packed(outs, one.window))
     assert len(reply.gradient_by_lag) == 3
     assert reply.ByteSize() <= n * event_bytes(config) + 4096
     assert outs.nbytes <= n * event_bytes(config)
@@ -136,7 +138,7 @@ def test_the_bytes_of_an_event_hold_however_many_learners_go_back() -> None:
     fold = Fold(select_backend("numpy"))
     (outs,) = fold.step([(fold.create(config), Events(np.zeros((n, 2))))])
     all_back = replace(outs, first_sequence=2**63, learner_reset=np.full_like(outs.learner_reset, 4))
-    reply = translate.outcomes(all_back, 32)
+    reply = forecast_pb2.Outcomes.FromString(packed(all_back, 32))
     assert len(reply.learner_resets) == 16 * n
     last = reply.learner_resets[-1]
     assert (last.sequence, last.learner, last.reason) == (2**63 + n - 1, 15, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         (["--port", "x"], "0..65535"),
         (["--port", "1.5"], "0..65535"),
         (["--drain-timeout-s", "nan"], "0..3600"),
-        (["--backend", "tpu"], "auto, numpy, cupy"),
+        (["--backend", "tpu"], "auto, numpy, numba, cupy"),
         (["--max-message-bytes", "1000"], "262144..268435456"),
         (["--data", ""], "not empty"),
         (["--nonsense", "1"], "unrecognized"),
@@ -70,3 +71,9 @@ def test_the_log_lists_every_setting() -> None:
     lines = "\n".join(parse([], {}).settings.lines())
     for entry in fields(Settings):
         assert f"--{entry.name.replace('_', '-')} " in lines
+
+
+def test_as_many_threads_compute_as_there_are_cores_unless_told_otherwise() -> None:
+    assert parse([], {}).settings.threads == min(16, len(os.sched_getaffinity(0)))
+    assert parse(["--threads", "3"], {}).settings.threads == 3
+    assert parse([], {"BPTT_THREADS": "5"}).settings.threads == 5

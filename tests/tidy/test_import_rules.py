@@ -65,6 +65,8 @@ def core(path: str, found: Import) -> str | None:
         if not PurePosixPath(path).match("bptt_core/backends/cupy*.py"):
             return "cupy belongs to its backend module"
         return None if found.lazy else "cupy is imported inside functions only"
+    if found.top in {"concurrent", "llvmlite", "numba"} and path.startswith("bptt_core/backends/jit/"):
+        return None  # compiled code, and the threads it runs on
     if found.top in NOT_IN_CORE or found.top not in STDLIB | {"numpy", "bptt_core"}:
         return "bptt_core uses numpy and the pure part of the standard library"
     return None

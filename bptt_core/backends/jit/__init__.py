@@ -1,0 +1,1 @@
+"""The fold in compiled code, for CPUs: needs Numba."""

@@ -1,0 +1,287 @@
+"""The compiled fold as the rest of the core sees it: which sessions it can step, and stepping them on all threads.
+
+It turns shapes into plans, once each, and a call's work into tables of addresses; the sessions of a call are spread
+over a fixed pool of threads, each of which stays in compiled code without the interpreter's lock until its share is
+done. Sessions are stepped in place: whatever can fail is done before the first is touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from typing import Any, Final
+
+import llvmlite.binding
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt_core.backends import Task
+from bptt_core.backends.jit import driver, forecasts, learner, scaling
+from bptt_core.backends.jit.plan import Plan, table
+from bptt_core.backends.jit.steps import step_fields
+from bptt_core.events import COLUMNS, Outcomes
+from bptt_core.learner import LearnerShape, device_fields, host_fields
+from bptt_core.learner_config import SEASON_ANCHORS
+from bptt_core.lessons import Learned, Lesson, report_width
+from bptt_core.shape import Shape
+from bptt_core.shape import fields as session_fields
+from bptt_core.slab import LINE, Layout, Slab
+
+Addresses = NDArray[np.int64]
+
+WORTH_A_THREAD: Final = 2.0e6  # multiply-adds: below this a call is over before another thread has begun
+VERSION: Final = str(numba.__version__)
+CPU: Final = str(llvmlite.binding.get_host_cpu_name())
+_NONE: Final = np.zeros((0, 5), np.int64)
+
+
+@dataclass(frozen=True)
+class _LearnerPlan:
+    """Of learners of one shape."""
+
+    plan: Plan
+    scratch: int
+    cost: float  # multiply-adds of an update
+
+    @classmethod
+    def of(cls, shape: LearnerShape) -> _LearnerPlan:
+        at = Layout.of(device_fields(shape)).offsets
+        plan, scratch = learner.learner_plan(shape, at, Layout.of(host_fields(shape)).offsets)
+        return cls(plan, scratch, 3.0 * shape.rows * shape.layout.size / shape.stride)
+
+
+@dataclass(frozen=True)
+class _SessionPlan:
+    """Of sessions of one shape: the records, and where outcomes lie."""
+
+    plans: NDArray[Any]
+    scale: NDArray[Any]
+    learn: NDArray[Any]
+    serve: NDArray[Any]
+    members: NDArray[np.int64]
+    outcomes: NDArray[np.int64]  # [columns, 4], addresses to be filled in
+    step_bytes: int
+    scratch: int
+    cost: float
+    keep: tuple[Plan, ...]  # what the records point to lives as long as these
+
+
+class CompiledFold:
+    """Steps sessions and learners in compiled code. Used by one thread at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = max(1, threads)
+        self._run: Callable[..., None] = driver.compiled(_digest())
+        self._pool = ThreadPoolExecutor(self.threads - 1, "fold") if self.threads > 1 else None
+        self._sessions: dict[Shape, _SessionPlan] = {}
+        self._learners: dict[LearnerShape, _LearnerPlan] = {}
+        self._blocks = [np.empty(0, np.uint8) for _ in range(self.threads)]
+
+    def supports(self, shape: Shape) -> bool:
+        """Whether whole sessions of this shape are stepped here; of the others the learners are."""
+        return scaling.supports(shape) and forecasts.supports(shape)
+
+    def warm_up(self) -> None:
+        """Compiles, or reads what was compiled before."""
+        numbers = np.zeros(0, np.int64)
+        plans = [table([Plan(names)]) for names in (driver.NAMES, scaling.NAMES, learner.NAMES, forecasts.NAMES)]
+        tables = np.zeros((0, 4), np.int64), np.zeros((0, 3), np.int64), np.zeros((0, 1, 2), np.int64)
+        self._run(numbers, *plans, *tables, np.zeros((0, 4), np.int64), numbers, _NONE, 0, 0)
+
+    def step(self, tasks: Sequence[Task]) -> list[list[Outcomes]]:
+        """Takes the events of the sessions of every task, in place on their rows; their outcomes in the same order."""
+        shares: list[tuple[Callable[[Addresses, int], None], NDArray[np.float64]]] = []
+        results, needed = [], 0
+        for task in tasks:
+            plan = self._plan(task.shape)
+            counts = np.array([len(events) for events in task.events])
+            columns, run = self._prepared(plan, task, counts)
+            needed = max(needed, plan.step_bytes + plan.scratch)
+            shares.append((run, counts * plan.cost))
+            results.append((task, counts, columns))
+        self._spread(shares, needed)
+        return [_outcomes(*result) for result in results]
+
+    def can_teach(self, shape: LearnerShape) -> bool:
+        """All learners can be taught here."""
+        return True
+
+    def order(self, shape: LearnerShape) -> None:
+        """Parameters lie in canonical order."""
+
+    def learn(self, shape: LearnerShape, device: Slab, host: Slab, slots: Addresses, lesson: Lesson) -> Learned:
+        """Gives the learners in `slots` [n] of both slabs, each at most once, a lesson, in place on their rows."""
+        plan = self._learner_plan(shape)
+        total, width = int(lesson.count.sum()), report_width(shape)
+        ys = np.empty((total, shape.outputs), np.float32)
+        reports = np.empty((total, width), np.float32)
+        inputs, arrived, flags = (np.ascontiguousarray(a) for a in (lesson.inputs, lesson.arrived, lesson.flags))
+        columns = lesson.start, lesson.count, lesson.anchor, lesson.season, lesson.first_output
+        numbers = [array.ctypes.data for array in (inputs, arrived, flags, ys, reports)]
+        numbers += [shape.inputs, arrived.shape[1], shape.pairs, shape.outputs, width]
+        given = np.stack(columns, axis=1).astype(np.int64), np.array(numbers, np.int64)
+        learners = np.stack([device.addresses(slots), host.addresses(slots)], axis=1)[:, None]
+        records = [table([Plan(names)]) for names in (driver.NAMES, scaling.NAMES)]
+        serve, sessions, members = (
+            table([Plan(forecasts.NAMES)]),
+            np.zeros((0, 4), np.int64),
+            np.zeros((0, 3), np.int64),
+        )
+
+        def run(chosen: Addresses, block: int) -> None:
+            self._run(
+                chosen, *records, table([plan.plan]), serve, sessions, members, learners, sessions, given[1], given[0],
+                block, block,
+            )  # fmt: skip
+
+        self._spread([(run, lesson.count.astype(np.float64) * plan.cost)], plan.scratch)
+        return Learned(ys, reports)
+
+    def _spread(self, shares: list[tuple[Callable[[Addresses, int], None], NDArray[np.float64]]], scratch: int) -> None:
+        """Runs every share's items, given what each costs, on as many threads as it is worth."""
+        items = [(float(cost), s, k) for s, (_, costs) in enumerate(shares) for k, cost in enumerate(costs.tolist())]
+        threads = min(self.threads, len(items), 1 + int(sum(cost for cost, _, _ in items) / WORTH_A_THREAD))
+        if threads == 1:
+            self._work([(run, np.arange(len(costs))) for run, costs in shares], 0, scratch)
+            return
+        lists: list[dict[int, list[int]]] = [{} for _ in range(threads)]
+        loads = [0.0] * threads
+        for cost, s, k in sorted(items, reverse=True):  # the dearest first, each to whom has the least to do
+            thread = loads.index(min(loads))
+            loads[thread] += cost
+            lists[thread].setdefault(s, []).append(k)
+        parts = [[(shares[s][0], np.array(chosen)) for s, chosen in share.items()] for share in lists]
+        assert self._pool is not None
+        futures: list[Future[None]] = [
+            self._pool.submit(self._work, part, thread, scratch) for thread, part in enumerate(parts[1:], start=1)
+        ]
+        self._work(parts[0], 0, scratch)
+        for future in futures:
+            future.result()
+
+    def _work(self, parts: list[tuple[Callable[[Addresses, int], None], Addresses]], thread: int, scratch: int) -> None:
+        """What one thread does, in the block of memory that is its own."""
+        if len(self._blocks[thread]) < scratch + LINE:
+            self._blocks[thread] = np.zeros(scratch + LINE, np.uint8)
+        block = -(-self._blocks[thread].ctypes.data // LINE) * LINE
+        for run, chosen in parts:
+            run(chosen, block)
+
+    def _prepared(
+        self, plan: _SessionPlan, task: Task, counts: NDArray[np.int64]
+    ) -> tuple[list[NDArray[Any]], Callable[[Addresses, int], None]]:
+        """The columns of a task's outcomes, and what steps the sessions of it that are chosen."""
+        total = int(counts.sum())
+        values = np.concatenate([events.values for events in task.events])
+        timed = [events for events in task.events if events.timestamps_ns is not None]
+        assert len(timed) in (0, len(task.events))
+        times = np.concatenate([e.timestamps_ns for e in timed if e.timestamps_ns is not None]) if timed else None
+        starts = None
+        if any(events.episode_start is not None for events in task.events):
+            given = [(e.episode_start, len(e)) for e in task.events]
+            starts = np.concatenate([np.zeros(n, np.bool_) if start is None else start for start, n in given])
+        columns: list[NDArray[Any]] = [np.empty((total, *f.shape), f.dtype) for f in task.shape.outcome]
+        outcomes = plan.outcomes.copy()
+        outcomes[:, driver.ADDRESS] = [column.ctypes.data for column in columns]
+        first = np.cumsum(counts) - counts
+        sessions = np.stack([task.rows, first, counts, first], axis=1)
+        where = [0 if array is None else array.ctypes.data for array in (values, times, starts)]
+        events = np.array(where, np.int64)
+
+        def run(chosen: Addresses, block: int) -> None:
+            assert values is not None  # what the addresses point to must live until the call is over
+            self._run(
+                chosen, plan.plans, plan.scale, plan.learn, plan.serve, sessions, plan.members, task.learners, outcomes,
+                events, _NONE, block, block + plan.step_bytes,
+            )  # fmt: skip
+
+        run.keep = values, times, starts, columns  # type: ignore[attr-defined]
+        return columns, run
+
+    def _plan(self, shape: Shape) -> _SessionPlan:
+        if shape not in self._sessions:
+            self._sessions[shape] = self._planned(shape)
+        return self._sessions[shape]
+
+    def _learner_plan(self, shape: LearnerShape) -> _LearnerPlan:
+        if shape not in self._learners:
+            self._learners[shape] = _LearnerPlan.of(shape)
+        return self._learners[shape]
+
+    def _planned(self, shape: Shape) -> _SessionPlan:
+        at, to = Layout.of(session_fields(shape)), Layout.of(step_fields(shape))
+        groups = [self._learner_plan(group.learner) for group in shape.groups]
+        scale, scale_scratch = scaling.scale_plan(shape, at.offsets, to.offsets)
+        serve, serve_scratch = forecasts.serve_plan(shape, at.offsets, to.offsets)
+        plan = Plan(driver.NAMES)
+        plan.set(
+            features=shape.scaling.features,
+            members=shape.learners,
+            pairs=shape.learner.pairs,
+            outputs=shape.learner.outputs,
+            report_width=max(report_width(group.learner) for group in shape.groups),
+            lag_count=shape.outcome[-2].shape[0],
+            longest_gap=shape.longest_gap,
+            last_sequence=at.offsets["last_sequence"],
+            timeline=at.offsets["timeline"],
+            seasonal=int(shape.scaling.seasons is not None),
+            **{f"to_{name}": to.offsets[name] for name in ("inputs", "arrived", "changed", "ys", "reports")},
+        )
+        outcomes = [
+            (0, f.bytes, to.offsets.get(name, -1), at.offsets[f.name])
+            for f, name in zip(shape.outcome, COLUMNS, strict=True)
+        ]
+        scratch = max(scale_scratch, serve_scratch, *(group.scratch for group in groups))
+        return _SessionPlan(
+            plans=table([plan]),
+            scale=table([scale]),
+            learn=table([group.plan for group in groups]),
+            serve=table([serve]),
+            members=_members(shape),
+            outcomes=np.array(outcomes, np.int64),
+            step_bytes=to.bytes,
+            scratch=scratch + LINE * (1 + shape.scaling.features),
+            cost=sum(len(g.members) * p.cost for g, p in zip(shape.groups, groups, strict=True)),
+            keep=(plan, scale, serve, *(group.plan for group in groups)),
+        )
+
+
+def _members(shape: Shape) -> NDArray[np.int64]:
+    """Group, anchor and season slot of every learner, in the order of the portfolio."""
+    rows = np.empty((shape.learners, 3), np.int64)
+    for g, group in enumerate(shape.groups):
+        for place, anchor in zip(group.members, group.anchors, strict=True):
+            name = shape.scaling.anchors[anchor]
+            rows[place] = g, anchor, SEASON_ANCHORS.index(name) if name in SEASON_ANCHORS else -1
+    return rows
+
+
+def _outcomes(task: Task, counts: NDArray[np.int64], columns: list[NDArray[Any]]) -> list[Outcomes]:
+    """A task's table of outcomes, cut by session."""
+    if len(counts) == 1:
+        return [Outcomes(task.last_sequences[0] + 1, *columns)]
+    cuts = np.cumsum(counts).tolist()
+    starts = [0, *cuts[:-1]]
+    return [
+        Outcomes(last + 1, *(column[start:stop] for column in columns))
+        for last, start, stop in zip(task.last_sequences, starts, cuts, strict=True)
+    ]
+
+
+def _digest() -> int:
+    """Of the sources of everything that may be compiled, or whose constants are."""
+    text = b"".join(_sources(importlib.resources.files(__name__.partition(".")[0])))
+    return int.from_bytes(hashlib.sha256(text).digest()[:7]) | 1
+
+
+def _sources(folder: Traversable) -> Iterator[bytes]:
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _sources(entry)
+        elif entry.name.endswith(".py"):
+            yield entry.read_bytes()

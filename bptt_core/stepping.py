@@ -1,0 +1,158 @@
+"""Stepping sessions: whoever computes fastest on this machine gets the sessions of a call that it can compute.
+
+Sessions of one shape are stepped together. The compiled engine steps whole sessions; of those it does not know, stages
+of the reference scale and serve, and whoever is fastest gives the learners their lessons. The stages work on copies of
+the sessions' rows that are written back at the end, and what is changed in place is copied before, so that a call that
+raises has changed nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt_core import reference, stages, timeline
+from bptt_core.backends import Backend, Engine, Learning, Task
+from bptt_core.events import Events, Outcomes
+from bptt_core.lessons import Learned, Lesson
+from bptt_core.shape import Shape
+from bptt_core.slab import Rows
+from bptt_core.store import School, Slot, Store, Team
+
+Work = list[tuple[Slot, Events]]
+
+
+def step(backend: Backend, store: Store, work: Work) -> list[Outcomes]:
+    """Takes the events of each session (at most once each), and returns the outcomes in the same order."""
+    if len({(slot.shape, slot.index) for slot, _ in work}) < len(work):
+        raise ValueError("a session may appear only once in a call")
+    whole: dict[tuple[Shape, bool], list[int]] = {}
+    staged: dict[Shape, list[int]] = {}
+    for position, (slot, events) in enumerate(work):
+        if backend.engine is not None and backend.engine.supports(slot.shape):
+            whole.setdefault((slot.shape, events.timestamps_ns is None), []).append(position)
+        else:
+            staged.setdefault(slot.shape, []).append(position)
+    outcomes: dict[int, Outcomes] = {}
+    changed: list[_Staged] = []
+    try:
+        for shape, positions in staged.items():
+            changed.append(_Staged(backend, store, shape, [work[position] for position in positions]))
+            with np.errstate(all="ignore"):
+                outcomes |= zip(positions, changed[-1].run(), strict=True)
+        if whole:
+            assert backend.engine is not None
+            outcomes |= _step_whole(backend.engine, store, work, list(whole.values()))
+    except BaseException:
+        for part in changed:
+            part.undo()
+        raise
+    for part in changed:
+        part.put()
+    return [outcomes[position] for position in range(len(work))]
+
+
+def _step_whole(engine: Engine, store: Store, work: Work, groups: list[list[int]]) -> dict[int, Outcomes]:
+    """Sessions that are stepped in place from end to end, each group of one shape and either timed or not."""
+    tasks = []
+    for positions in groups:
+        slots = [work[position][0] for position in positions]
+        shape = slots[0].shape
+        slab = store.slabs[shape]
+        index = np.array([slot.index for slot in slots])
+        learners = np.empty((len(slots), shape.learners, 2), np.int64)
+        for g, group in enumerate(shape.groups):
+            school, own = store.learners(slots, g)
+            for side, rows in enumerate((school.device, school.host)):
+                learners[:, group.members, side] = rows.addresses(own).reshape(len(slots), -1)
+        last = slab.take(index, ("last_sequence",))["last_sequence"].tolist()
+        events = [work[position][1] for position in positions]
+        tasks.append(Task(shape, events, slab.addresses(index), learners, last))
+    found = engine.step(tasks)
+    return {
+        position: outcome
+        for positions, outcomes in zip(groups, found, strict=True)
+        for position, outcome in zip(positions, outcomes, strict=True)
+    }
+
+
+class _Staged:
+    """The sessions of one shape, stage by stage."""
+
+    def __init__(self, backend: Backend, store: Store, shape: Shape, work: Work) -> None:
+        self._backend, self._store, self._shape = backend, store, shape
+        slab = store.slabs[shape]
+        clocks = np.stack([slab.get("timeline", slot.index) for slot, _ in work])
+        steps = []
+        for row, (_, events) in zip(clocks, work, strict=True):
+            clock, own = timeline.steps_of(timeline.Timeline.of_row(row), events, shape.longest_gap, shape.labels)
+            row[...] = clock.row()
+            steps.append(own)
+        # Longest first: the sessions that still have a step are then always the first ones, and views suffice.
+        self._order = np.argsort([-len(s) for s in steps], kind="stable")
+        self._slots = [work[k][0] for k in self._order]
+        self._steps = [steps[k] for k in self._order]
+        self._host: Rows = slab.take(np.array([slot.index for slot in self._slots]))
+        self._host["timeline"] = clocks[self._order]
+        self._teams: list[_Pupils | _Copies] = [self._team(g) for g in range(len(shape.groups))]
+
+    def run(self) -> list[Outcomes]:
+        """The outcomes in the order of the work; the sessions' rows are changed by `put`."""
+        outcomes = stages.run(self._shape, self._host, [team.learn for team in self._teams], self._steps)
+        return [outcomes[k] for k in np.argsort(self._order, kind="stable")]
+
+    def put(self) -> None:
+        """Writes back what is not changed in place."""
+        self._store.put_sessions(self._slots, self._host)
+        for team in self._teams:
+            team.put()
+
+    def undo(self) -> None:
+        """Takes back what was changed in place."""
+        for team in self._teams:
+            team.undo()
+
+    def _team(self, group: int) -> _Pupils | _Copies:
+        shape = self._shape.groups[group].learner
+        learning = self._backend.learning
+        if learning is not None and learning.can_teach(shape):
+            school, index = self._store.learners(self._slots, group)
+            return _Pupils(learning, shape, school, index)
+        return _Copies(self._backend.xp, shape, self._store, self._slots, group)
+
+
+class _Pupils:
+    """Learners that are given lessons in place on their rows."""
+
+    def __init__(self, learning: Learning, shape: Any, school: School, index: NDArray[np.int64]) -> None:
+        self._learning, self._shape, self._school, self._index = learning, shape, school, index
+        self._before = [slab.rows[slab.xp.asarray(index)].copy() for slab in (school.device, school.host)]
+
+    def learn(self, lesson: Lesson) -> Learned:
+        return self._learning.learn(self._shape, self._school.device, self._school.host, self._index, lesson)
+
+    def put(self) -> None:
+        """They are there already."""
+
+    def undo(self) -> None:
+        for slab, rows in zip((self._school.device, self._school.host), self._before, strict=True):
+            slab.rows[slab.xp.asarray(self._index)] = rows
+
+
+class _Copies:
+    """Learners that the reference gives lessons, on copies of their rows."""
+
+    def __init__(self, xp: Any, shape: Any, store: Store, slots: list[Slot], group: int) -> None:
+        self._xp, self._shape, self._store, self._slots, self._group = xp, shape, store, slots, group
+        self._team: Team = store.take_team(slots, group)
+
+    def learn(self, lesson: Lesson) -> Learned:
+        return reference.learn(self._xp, self._shape, self._team.device, self._team.book, lesson)
+
+    def put(self) -> None:
+        self._store.put_team(self._slots, self._group, self._team)
+
+    def undo(self) -> None:
+        """Nothing was changed."""
