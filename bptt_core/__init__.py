@@ -12,7 +12,6 @@ from bptt_core.events import (
     ExpertStatus,
     Labelled,
     Labels,
-    Outcomes,
     ResetReason,
     Scores,
     SensorState,
@@ -37,6 +36,7 @@ from bptt_core.learner_config import (
     LearnerConfig,
     check_learning_rate,
 )
+from bptt_core.outcomes import Outcomes
 from bptt_core.parameters import ParameterLayout
 from bptt_core.state import session_bytes, session_layout
 from bptt_core.store import Slot

@@ -1,9 +1,9 @@
-"""Events in, outcomes out: the two tables that cross the border of the core, and the check every event passes first."""
+"""Events, the check that every event passes first, and what the core says of sessions and their learners."""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -108,66 +108,6 @@ class WarmStart:
 
     loss: NDArray[np.float64]  # [passes] mean loss before the updates of the pass; NaN: nothing to train from
     applied: int  # updates
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """What the fold returns for n consecutive events: H horizons, O targets, M learners; see `bptt.v1.Outcomes`."""
-
-    first_sequence: int
-    mean: NDArray[np.float64]  # [n, H, O] original units; NaN: target never seen
-    lower: NDArray[np.float64]  # [n, H, O]; NaN in warm-up and for symbols
-    upper: NDArray[np.float64]  # [n, H, O]; NaN in warm-up and for symbols
-    distribution: NDArray[np.float64]  # [n, H, O, Q] quantiles or probabilities; Q = 0: the loss learns none
-    anomaly_score: NDArray[np.float64]  # [n]
-    target_anomaly_score: NDArray[np.float64]  # [n, O]
-    anomaly_likelihood: NDArray[np.float64]  # [n]; 0 for symbols
-    sensor_state: NDArray[np.int8]  # [n, O] SensorState; [n, 0] with labels and for symbols
-    drift: NDArray[np.bool_]  # [n]
-    warming_up: NDArray[np.bool_]  # [n]
-    update_result: NDArray[np.int8]  # [n] UpdateResult
-    loss: NDArray[np.float32]  # [n]; NaN without an update
-    gradient_norm: NDArray[np.float32]  # [n]; before the clip; NaN without an update
-    clip_scale: NDArray[np.float32]  # [n]; norm after the clip over norm before; NaN without an update
-    saturation: NDArray[np.float32]  # [n]; share of saturated units; NaN without an update
-    update_ratio: NDArray[np.float32]  # [n]; change of the parameters over their norm; NaN without an update
-    norm_by_lag: NDArray[np.float32]  # [n, lags]; at every 64th update, else NaN; `tbptt.lags` names the lags
-    learner_reset: NDArray[np.int8]  # [n, M]; ResetReason, or 0
-
-    def __len__(self) -> int:
-        return len(self.mean)
-
-    @property
-    def last_sequence(self) -> int:
-        return self.first_sequence + len(self) - 1
-
-    def rows(self, start: int, stop: int) -> Outcomes:
-        """Rows start..stop, as views."""
-        return Outcomes(self.first_sequence + start, *(getattr(self, name)[start:stop] for name in COLUMNS))
-
-    def last(self) -> Outcomes:
-        """The newest of them, as a table of one row."""
-        return self.rows(len(self) - 1, len(self))
-
-    def copied(self) -> Outcomes:
-        """The same rows in memory of their own, so that they do not keep the table alive they were cut from."""
-        return Outcomes(self.first_sequence, *(getattr(self, name).copy() for name in COLUMNS))
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the rows."""
-        return sum(getattr(self, name).nbytes for name in COLUMNS)
-
-    @staticmethod
-    def joined(parts: list[Outcomes]) -> Outcomes:
-        """Consecutive tables as one."""
-        if len(parts) == 1:
-            return parts[0]
-        columns = (np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS)
-        return Outcomes(parts[0].first_sequence, *columns)
-
-
-COLUMNS: Final = tuple(f.name for f in fields(Outcomes) if f.name != "first_sequence")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from bptt_core.arrays import to_host
 from bptt_core.backends import Backend
 from bptt_core.checks import FieldError
 from bptt_core.config import SessionConfig
-from bptt_core.events import Events, Labelled, Labels, Outcomes, SessionStatus, UpdateCounts
+from bptt_core.events import Events, Labelled, Labels, SessionStatus, UpdateCounts
 from bptt_core.initializers import initial_parameters
 from bptt_core.learner_config import check_learning_rate
+from bptt_core.outcomes import Outcomes
 from bptt_core.shape import Shape, field_name
 from bptt_core.slab import Rows
 from bptt_core.store import Slot, Store, Team

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt_core import reports, scaling, tbptt, timeline
-from bptt_core.events import Outcomes
 from bptt_core.learner_config import SEASON_ANCHORS
 from bptt_core.lessons import (
     BY_LAG,
@@ -33,6 +32,7 @@ from bptt_core.lessons import (
     Learned,
     Lesson,
 )
+from bptt_core.outcomes import Outcomes
 from bptt_core.scales import Scaled, ScalingShape
 from bptt_core.serving import Served
 from bptt_core.shape import Group, Shape

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from bptt_core import reference, stages, timeline
 from bptt_core.backends import Backend, Engine, Learning, Task
-from bptt_core.events import Events, Outcomes
+from bptt_core.events import Events
 from bptt_core.lessons import Learned, Lesson
+from bptt_core.outcomes import Outcomes
 from bptt_core.shape import Shape
 from bptt_core.slab import Rows
 from bptt_core.store import School, Slot, Store, Team
@@ -28,13 +29,16 @@ def step(backend: Backend, store: Store, work: Work) -> list[Outcomes]:
     """Takes the events of each session (at most once each), and returns the outcomes in the same order."""
     if len({(slot.shape, slot.index) for slot, _ in work}) < len(work):
         raise ValueError("a session may appear only once in a call")
-    whole: dict[tuple[Shape, bool], list[int]] = {}
-    staged: dict[Shape, list[int]] = {}
+    alike: dict[tuple[Shape, bool], list[int]] = {}
     for position, (slot, events) in enumerate(work):
-        if backend.engine is not None and backend.engine.supports(slot.shape):
-            whole.setdefault((slot.shape, events.timestamps_ns is None), []).append(position)
+        alike.setdefault((slot.shape, events.timestamps_ns is None), []).append(position)
+    whole: list[list[int]] = []
+    staged: dict[Shape, list[int]] = {}
+    for (shape, _), positions in alike.items():
+        if backend.engine is not None and backend.engine.supports(shape):
+            whole.append(positions)
         else:
-            staged.setdefault(slot.shape, []).append(position)
+            staged.setdefault(shape, []).extend(positions)
     outcomes: dict[int, Outcomes] = {}
     changed: list[_Staged] = []
     try:
@@ -44,7 +48,7 @@ def step(backend: Backend, store: Store, work: Work) -> list[Outcomes]:
                 outcomes |= zip(positions, changed[-1].run(), strict=True)
         if whole:
             assert backend.engine is not None
-            outcomes |= _step_whole(backend.engine, store, work, list(whole.values()))
+            outcomes |= _step_whole(backend.engine, store, work, whole)
     except BaseException:
         for part in changed:
             part.undo()
@@ -67,9 +71,9 @@ def _step_whole(engine: Engine, store: Store, work: Work, groups: list[list[int]
             school, own = store.learners(slots, g)
             for side, rows in enumerate((school.device, school.host)):
                 learners[:, group.members, side] = rows.addresses(own).reshape(len(slots), -1)
-        last = slab.take(index, ("last_sequence",))["last_sequence"].tolist()
         events = [work[position][1] for position in positions]
-        tasks.append(Task(shape, events, slab.addresses(index), learners, last))
+        counts = [len(part) for part in events]
+        tasks.append(Task(shape, Events.joined(events), counts, slab.addresses(index), learners))
     found = engine.step(tasks)
     return {
         position: outcome

@@ -60,10 +60,12 @@ class Store:
     def __init__(self, xp: Any, order: Callable[[tbptt.LearnerShape], NDArray[np.int64] | None]) -> None:
         self.xp, self._order = xp, order
         self.slabs: dict[Shape, Slab] = {}
+        self._shapes: dict[Shape, Shape] = {}  # equal shapes of slots are one object, which is compared at once
         self.schools: dict[tbptt.LearnerShape, School] = {}
 
     def allocate(self, config: SessionConfig, shape: Shape) -> Slot:
         """Rows for a session, all fields at their start values; changes nothing if there is no memory for it."""
+        shape = self._shapes.setdefault(shape, shape)
         if shape not in self.slabs:
             self.slabs[shape] = Slab(np, session_fields(shape))
         for group in shape.groups:
@@ -93,7 +95,7 @@ class Store:
         slab = self.slabs[slot.shape]
         slab.release(slot.index)
         if slab.empty:
-            del self.slabs[slot.shape]
+            del self.slabs[slot.shape], self._shapes[slot.shape]
         for group, indices in zip(slot.shape.groups, slot.learners, strict=True):
             school = self.schools[group.learner]
             for index in indices:

@@ -26,7 +26,6 @@ from prometheus_client.utils import floatToGoString
 
 from bptt_core import Backend, Outcomes, ResetReason, SensorState, UpdateResult
 from server.errors import CODES, TABLE
-from server.packing import measured
 from server.tallies import Count, Tally
 
 _LATENCY_S: Final = (
@@ -43,7 +42,7 @@ _LOSS: Final = tuple(10.0 ** (k / 2) for k in range(-10, 9))
 _SKILL: Final = (-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _COUNTS: Final = tuple(float(2**k) for k in range(15))
 _TOLD_TABLES: Final = 128  # outcomes are looked at that many at a time, which takes a part of a ms; or so many bytes
-_TOLD_BYTES: Final = 2**17
+_TOLD_BYTES: Final = 2**20
 _KINDS: Final = {
     (False, False): "unary",
     (False, True): "server_stream",
@@ -62,7 +61,8 @@ _RESULTS: Final = {
 class _Folded:
     """A micro-batch whose outcomes were not looked at yet."""
 
-    outcomes: list[Outcomes]
+    tables: list[Outcomes]
+    sessions: int
     seconds: float
     carry_resets: int
 
@@ -216,11 +216,14 @@ class Metrics:
 
     def folded(self, outcomes: list[Outcomes], seconds: float, carry_resets: int) -> None:
         """A micro-batch went through the fold. What its outcomes say is counted some micro-batches at a time."""
+        tables: dict[int, Outcomes] = {}  # a table holds rows of this micro-batch only, so it is counted as it lies
+        for outs in outcomes:
+            tables.setdefault(id(outs.source), outs)
+        whole = [outs.table for outs in tables.values()]
         with self._telling:
-            self._untold.append(_Folded(outcomes, seconds, carry_resets))
-            self._untold_tables += len(outcomes)
-            for outs in outcomes:
-                self._untold_bytes += outs.mean.nbytes + outs.distribution.nbytes
+            self._untold.append(_Folded(whole, len(outcomes), seconds, carry_resets))
+            self._untold_tables += len(whole)
+            self._untold_bytes += sum(table.nbytes for table in whole)
             if self._untold_tables >= _TOLD_TABLES or self._untold_bytes >= _TOLD_BYTES:
                 self._tell()
 
@@ -228,7 +231,7 @@ class Metrics:
         """Counts what the outcomes of the last micro-batches say."""
         batches, self._untold = self._untold, []
         self._untold_tables = self._untold_bytes = 0
-        tables = [outs for batch in batches for outs in batch.outcomes]
+        tables = [outs for batch in batches for outs in batch.tables]
         if not tables:
             return
 
@@ -236,7 +239,7 @@ class Metrics:
             return np.concatenate(list(map(attrgetter(name), tables)))
 
         def flat(name: str) -> NDArray[Any]:
-            return np.frombuffer(b"".join([getattr(outs, name).tobytes() for outs in tables]), np.int8)
+            return np.concatenate([getattr(outs, name).ravel() for outs in tables])
 
         results = column("update_result")
         applied = results == UpdateResult.APPLIED
@@ -251,16 +254,18 @@ class Metrics:
             self._clipped.inc(int(np.count_nonzero(column("clip_scale")[applied] < 1)))
             for name, tally in self._of_updates.items():
                 tally.observe_all(column(name)[applied])
+        by_lag: dict[int, list[NDArray[np.float32]]] = {}
         for outs in tables:
-            if measured(outs):
-                self._fading(outs.norm_by_lag)
+            by_lag.setdefault(outs.norm_by_lag.shape[1], []).append(outs.norm_by_lag)
+        for parts in by_lag.values():
+            self._fading(np.concatenate(parts))
 
     def _tell_batches(self, batches: list[_Folded], applied: NDArray[np.bool_]) -> None:
         """Counts the micro-batches themselves; `applied` has the events of all of them."""
         first = 0
         for batch in batches:
-            count = sum(map(len, batch.outcomes))
-            self._batch_sessions.observe(len(batch.outcomes))
+            count = sum(map(len, batch.tables))
+            self._batch_sessions.observe(batch.sessions)
             self._batch_events.observe(count)
             self._batch_seconds.observe(batch.seconds)
             self._non_finite_carry.inc(batch.carry_resets)

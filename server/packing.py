@@ -25,53 +25,55 @@ _NAN: Final = np.array(np.nan, np.float32).tobytes()
 
 def packed(outs: Outcomes, window: int) -> bytes:
     """A message `Outcomes`, of a session with that window."""
-    count, horizon, targets = outs.mean.shape
-    heads = _heads(count, horizon, targets, outs.distribution.shape[3], outs.sensor_state.shape[1])
+    (
+        mean, lower, upper, distribution, score, target_score, likelihood, sensor_state, drift, warming_up,
+        result, loss, norm, clip_scale, saturation, ratio, by_lag, resets,
+    ) = outs.pieces()  # fmt: skip
+    heads = _heads(len(outs), *outs.sizes)
     pieces = (
         b"\x08",
         varint(outs.first_sequence),
         heads[0],
-        outs.mean.tobytes(),
+        mean,
         heads[1],
-        outs.lower.tobytes(),
+        lower,
         heads[2],
-        outs.upper.tobytes(),
+        upper,
         heads[3],
-        outs.anomaly_score.tobytes(),
+        score,
         heads[4],
-        outs.update_result.tobytes(),
+        result,
         heads[5],
-        outs.loss.tobytes(),
+        loss,
         heads[6],
-        outs.gradient_norm.tobytes(),
+        norm,
         heads[7],
-        outs.clip_scale.tobytes(),
+        clip_scale,
         heads[8],
-        outs.distribution.tobytes(),
+        distribution,
         heads[9],
-        outs.saturation.tobytes(),
+        saturation,
         heads[10],
-        outs.update_ratio.tobytes(),
-        _gradient_by_lag(outs, window) if measured(outs) else b"",
+        ratio,
+        _gradient_by_lag(outs, window) if _measured(by_lag) else b"",
         heads[11],
-        outs.target_anomaly_score.tobytes(),
+        target_score,
         heads[12],
-        outs.anomaly_likelihood.tobytes(),
+        likelihood,
         heads[13],
-        outs.sensor_state.tobytes(),
+        sensor_state,
         heads[14],
-        outs.drift.tobytes(),
+        drift,
         heads[15],
-        outs.warming_up.tobytes(),
-        _learner_resets(outs) if outs.learner_reset.tobytes().strip(b"\0") else b"",
+        warming_up,
+        _learner_resets(outs) if resets.strip(b"\0") else b"",
     )
     return b"".join(pieces)
 
 
-def measured(outs: Outcomes) -> bool:
+def _measured(by_lag: bytes) -> bool:
     """Whether there may be a gradient by lag; it is measured at few events, and this is quick to say so."""
-    table = outs.norm_by_lag
-    return table.tobytes() != _NAN * table.size
+    return by_lag != _NAN * (len(by_lag) // len(_NAN))
 
 
 def stream_result(channel: int, first: int, last: int, duplicates: int, outcomes: bytes | None) -> bytes:

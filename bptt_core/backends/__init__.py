@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt_core.checks import FieldError
-from bptt_core.events import Events, Outcomes
+from bptt_core.events import Events
 from bptt_core.learner import LearnerShape
 from bptt_core.lessons import Learned, Lesson
+from bptt_core.outcomes import Outcomes
 from bptt_core.shape import Shape
 from bptt_core.slab import Slab
 
@@ -27,13 +28,14 @@ BACKENDS = ("auto", "numpy", "numba", "cupy")
 
 @dataclass(frozen=True)
 class Task:
-    """What sessions of one shape do in one call: their events, and the addresses of their rows in NumPy's memory."""
+    """What sessions of one shape do in one call: their events, session after session, and the addresses of their rows
+    in NumPy's memory."""
 
     shape: Shape
-    events: list[Events]  # all of them timed, or none
+    events: Events
+    counts: list[int]  # [S] events of each
     rows: NDArray[np.int64]  # [S]
     learners: NDArray[np.int64]  # [S, M, 2] device and host row of each learner, in the order of the portfolio
-    last_sequences: list[int]
 
 
 class Engine(Protocol):

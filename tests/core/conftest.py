@@ -8,26 +8,48 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folds import EVERY, FASTEST, backend_called, use_all_threads
 
-from bptt_core import Backend, Events, Fold, LearnerConfig, Outcomes, SessionConfig, Slot, select_backend
-from bptt_core.events import COLUMNS
+from bptt_core import Backend, Events, Fold, LearnerConfig, Outcomes, SessionConfig, Slot
+from bptt_core.outcomes import COLUMNS
 
 SESSION_FIELDS = {field.name for field in fields(SessionConfig)} - {"features", "learner"}
 
 
 @pytest.fixture(scope="session")
 def numpy_backend() -> Backend:
-    return select_backend("numpy")
+    return backend_called("numpy")
+
+
+@pytest.fixture(params=EVERY)
+def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """One after the other whoever can step sessions here; several threads share even the smallest call."""
+    name, threads = request.param
+    if threads > 1:
+        use_all_threads(monkeypatch)
+    return backend_called(name, threads)
 
 
 @pytest.fixture
-def fold(numpy_backend: Backend) -> Fold:
-    return Fold(numpy_backend)
+def fold_backend(numpy_backend: Backend) -> Backend:
+    """Where `fold` and `new_fold` compute: the reference, unless a module says otherwise."""
+    return numpy_backend
 
 
 @pytest.fixture
-def new_fold(numpy_backend: Backend) -> Callable[[], Fold]:
-    return lambda: Fold(numpy_backend)
+def fold(fold_backend: Backend) -> Fold:
+    return Fold(fold_backend)
+
+
+@pytest.fixture
+def new_fold(fold_backend: Backend) -> Callable[[], Fold]:
+    return lambda: Fold(fold_backend)
+
+
+@pytest.fixture
+def fastest_fold() -> Fold:
+    """For thousands of events, where it is behaviour that is looked at and not who computes it."""
+    return Fold(backend_called(FASTEST))
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,9 @@ from bptt_core.lessons import (
     UPDATE_RATIO,
 )
 
-# Columns of the table of sessions: address of the row, first event, events, row of the first outcome.
-ROW, FIRST, EVENTS, OUT = range(4)
+# Columns of the table of sessions: address of the row, first event, events, row of the first outcome, and, filled in
+# here, the last sequence before.
+ROW, FIRST, EVENTS, OUT, BEFORE = range(5)
 # … of that of members: group, position of the anchor, slot of the season it is taken from or −1.
 GROUP, ANCHOR, SEASON = range(3)
 # … of that of outcomes: address, bytes of a row, offset in the step's row, offset of the latest in the session's.
@@ -173,7 +174,9 @@ def _session(
             _copy(step + outcomes[c, FROM], outcomes[c, ADDRESS] + size * out, size)
         _report(plan, step, outcomes, out)
         out += 1
-    i64(row + plan.last_sequence, 1)[0] += count
+    last = i64(row + plan.last_sequence, 1)
+    sessions[session, BEFORE] = last[0]
+    last[0] += count
     for c in range(len(outcomes)):
         size = outcomes[c, BYTES]
         _copy(outcomes[c, ADDRESS] + size * (out - 1), row + outcomes[c, LATEST], size)

@@ -24,17 +24,17 @@ from bptt_core.backends import Task
 from bptt_core.backends.jit import driver, forecasts, learner, scaling
 from bptt_core.backends.jit.plan import Plan, table
 from bptt_core.backends.jit.steps import step_fields
-from bptt_core.events import COLUMNS, Outcomes
 from bptt_core.learner import LearnerShape, device_fields, host_fields
 from bptt_core.learner_config import SEASON_ANCHORS
 from bptt_core.lessons import Learned, Lesson, report_width
+from bptt_core.outcomes import COLUMNS, Columns, Outcomes, Table
 from bptt_core.shape import Shape
 from bptt_core.shape import fields as session_fields
 from bptt_core.slab import LINE, Layout, Slab
 
 Addresses = NDArray[np.int64]
 
-WORTH_A_THREAD: Final = 2.0e6  # multiply-adds: below this a call is over before another thread has begun
+WORTH_A_THREAD: Final = 1.2e7  # multiply-adds, about half a ms: with less, waiting for a thread takes longer
 VERSION: Final = str(numba.__version__)
 CPU: Final = str(llvmlite.binding.get_host_cpu_name())
 _NONE: Final = np.zeros((0, 5), np.int64)
@@ -64,6 +64,7 @@ class _SessionPlan:
     learn: NDArray[Any]
     serve: NDArray[Any]
     members: NDArray[np.int64]
+    columns: Columns
     outcomes: NDArray[np.int64]  # [columns, 4], addresses to be filled in
     step_bytes: int
     scratch: int
@@ -90,8 +91,8 @@ class CompiledFold:
         """Compiles, or reads what was compiled before."""
         numbers = np.zeros(0, np.int64)
         plans = [table([Plan(names)]) for names in (driver.NAMES, scaling.NAMES, learner.NAMES, forecasts.NAMES)]
-        tables = np.zeros((0, 4), np.int64), np.zeros((0, 3), np.int64), np.zeros((0, 1, 2), np.int64)
-        self._run(numbers, *plans, *tables, np.zeros((0, 4), np.int64), numbers, _NONE, 0, 0)
+        tables = [np.zeros(shape, np.int64) for shape in ((0, 5), (0, 3), (0, 1, 2), (0, 4))]
+        self._run(numbers, *plans, *tables, numbers, _NONE, 0, 0)
 
     def step(self, tasks: Sequence[Task]) -> list[list[Outcomes]]:
         """Takes the events of the sessions of every task, in place on their rows; their outcomes in the same order."""
@@ -99,13 +100,15 @@ class CompiledFold:
         results, needed = [], 0
         for task in tasks:
             plan = self._plan(task.shape)
-            counts = np.array([len(events) for events in task.events])
-            columns, run = self._prepared(plan, task, counts)
+            sessions, table, run = self._prepared(plan, task)
             needed = max(needed, plan.step_bytes + plan.scratch)
-            shares.append((run, counts * plan.cost))
-            results.append((task, counts, columns))
+            shares.append((run, sessions[:, driver.EVENTS].astype(np.float64) * plan.cost))
+            results.append((sessions, table))
         self._spread(shares, needed)
-        return [_outcomes(*result) for result in results]
+        return [
+            [table.cut(before + 1, out, out + count) for _, _, count, out, before in sessions.tolist()]
+            for sessions, table in results
+        ]
 
     def can_teach(self, shape: LearnerShape) -> bool:
         """All learners can be taught here."""
@@ -173,35 +176,32 @@ class CompiledFold:
             run(chosen, block)
 
     def _prepared(
-        self, plan: _SessionPlan, task: Task, counts: NDArray[np.int64]
-    ) -> tuple[list[NDArray[Any]], Callable[[Addresses, int], None]]:
-        """The columns of a task's outcomes, and what steps the sessions of it that are chosen."""
-        total = int(counts.sum())
-        values = np.concatenate([events.values for events in task.events])
-        timed = [events for events in task.events if events.timestamps_ns is not None]
-        assert len(timed) in (0, len(task.events))
-        times = np.concatenate([e.timestamps_ns for e in timed if e.timestamps_ns is not None]) if timed else None
-        starts = None
-        if any(events.episode_start is not None for events in task.events):
-            given = [(e.episode_start, len(e)) for e in task.events]
-            starts = np.concatenate([np.zeros(n, np.bool_) if start is None else start for start, n in given])
-        columns: list[NDArray[Any]] = [np.empty((total, *f.shape), f.dtype) for f in task.shape.outcome]
+        self, plan: _SessionPlan, task: Task
+    ) -> tuple[NDArray[np.int64], Table, Callable[[Addresses, int], None]]:
+        """The sessions of a task, the table of their outcomes, and what steps those that are chosen."""
+        given = task.events
+        values = np.ascontiguousarray(given.values, np.float64)
+        times = None if given.timestamps_ns is None else np.ascontiguousarray(given.timestamps_ns, np.int64)
+        starts = None if given.episode_start is None else np.ascontiguousarray(given.episode_start, np.bool_)
+        counts = np.array(task.counts)
+        sessions = np.empty((len(counts), driver.BEFORE + 1), np.int64)
+        sessions[:, driver.ROW], sessions[:, driver.EVENTS] = task.rows, counts
+        np.subtract(np.cumsum(counts), counts, out=sessions[:, driver.FIRST])
+        sessions[:, driver.OUT] = sessions[:, driver.FIRST]
+        table = Table(plan.columns, len(values))
         outcomes = plan.outcomes.copy()
-        outcomes[:, driver.ADDRESS] = [column.ctypes.data for column in columns]
-        first = np.cumsum(counts) - counts
-        sessions = np.stack([task.rows, first, counts, first], axis=1)
-        where = [0 if array is None else array.ctypes.data for array in (values, times, starts)]
-        events = np.array(where, np.int64)
+        np.add(plan.columns.before[:-1] * len(values), table.memory.ctypes.data, out=outcomes[:, driver.ADDRESS])
+        columns = values, times, starts
+        events = np.array([0 if column is None else column.ctypes.data for column in columns], np.int64)
 
         def run(chosen: Addresses, block: int) -> None:
-            assert values is not None  # what the addresses point to must live until the call is over
+            assert columns  # they live as long as this, and their memory is read below
             self._run(
                 chosen, plan.plans, plan.scale, plan.learn, plan.serve, sessions, plan.members, task.learners, outcomes,
                 events, _NONE, block, block + plan.step_bytes,
             )  # fmt: skip
 
-        run.keep = values, times, starts, columns  # type: ignore[attr-defined]
-        return columns, run
+        return sessions, table, run
 
     def _plan(self, shape: Shape) -> _SessionPlan:
         if shape not in self._sessions:
@@ -243,6 +243,7 @@ class CompiledFold:
             learn=table([group.plan for group in groups]),
             serve=table([serve]),
             members=_members(shape),
+            columns=Columns(shape.outcome),
             outcomes=np.array(outcomes, np.int64),
             step_bytes=to.bytes,
             scratch=scratch + LINE * (1 + shape.scaling.features),
@@ -259,18 +260,6 @@ def _members(shape: Shape) -> NDArray[np.int64]:
             name = shape.scaling.anchors[anchor]
             rows[place] = g, anchor, SEASON_ANCHORS.index(name) if name in SEASON_ANCHORS else -1
     return rows
-
-
-def _outcomes(task: Task, counts: NDArray[np.int64], columns: list[NDArray[Any]]) -> list[Outcomes]:
-    """A task's table of outcomes, cut by session."""
-    if len(counts) == 1:
-        return [Outcomes(task.last_sequences[0] + 1, *columns)]
-    cuts = np.cumsum(counts).tolist()
-    starts = [0, *cuts[:-1]]
-    return [
-        Outcomes(last + 1, *(column[start:stop] for column in columns))
-        for last, start, stop in zip(task.last_sequences, starts, cuts, strict=True)
-    ]
 
 
 def _digest() -> int:

@@ -1,0 +1,191 @@
+"""What the fold says of events: a table of columns, and cuts of a table that many sessions share.
+
+To make an array of every column for every session takes longer than the sessions' steps, so the compiled fold writes
+one piece of memory for all, and arrays are made when they are asked for. Knows names and types, not what they mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt_core.slab import Field
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What the fold returns for n consecutive events: H horizons, O targets, M learners; see `bptt.v1.Outcomes`."""
+
+    first_sequence: int
+    mean: NDArray[np.float64]  # [n, H, O] original units; NaN: target never seen
+    lower: NDArray[np.float64]  # [n, H, O]; NaN in warm-up and for symbols
+    upper: NDArray[np.float64]  # [n, H, O]; NaN in warm-up and for symbols
+    distribution: NDArray[np.float64]  # [n, H, O, Q] quantiles or probabilities; Q = 0: the loss learns none
+    anomaly_score: NDArray[np.float64]  # [n]
+    target_anomaly_score: NDArray[np.float64]  # [n, O]
+    anomaly_likelihood: NDArray[np.float64]  # [n]; 0 for symbols
+    sensor_state: NDArray[np.int8]  # [n, O] SensorState; [n, 0] with labels and for symbols
+    drift: NDArray[np.bool_]  # [n]
+    warming_up: NDArray[np.bool_]  # [n]
+    update_result: NDArray[np.int8]  # [n] UpdateResult
+    loss: NDArray[np.float32]  # [n]; NaN without an update
+    gradient_norm: NDArray[np.float32]  # [n]; before the clip; NaN without an update
+    clip_scale: NDArray[np.float32]  # [n]; norm after the clip over norm before; NaN without an update
+    saturation: NDArray[np.float32]  # [n]; share of saturated units; NaN without an update
+    update_ratio: NDArray[np.float32]  # [n]; change of the parameters over their norm; NaN without an update
+    norm_by_lag: NDArray[np.float32]  # [n, lags]; at every 64th update, else NaN; `tbptt.lags` names the lags
+    learner_reset: NDArray[np.int8]  # [n, M]; ResetReason, or 0
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @property
+    def last_sequence(self) -> int:
+        return self.first_sequence + len(self) - 1
+
+    def rows(self, start: int, stop: int) -> Outcomes:
+        """Rows start..stop, as views."""
+        return Outcomes(self.first_sequence + start, *(getattr(self, name)[start:stop] for name in COLUMNS))
+
+    def last(self) -> Outcomes:
+        """The newest of them, as a table of one row."""
+        return self.rows(len(self) - 1, len(self))
+
+    def copied(self) -> Outcomes:
+        """The same rows in memory of their own, so that they do not keep the table alive they were cut from."""
+        return Outcomes(self.first_sequence, *(getattr(self, name).copy() for name in COLUMNS))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the rows."""
+        return sum(getattr(self, name).nbytes for name in COLUMNS)
+
+    @property
+    def source(self) -> object:
+        """What all cuts of one table have in common."""
+        return self
+
+    @property
+    def table(self) -> Outcomes:
+        """The table that they were cut from; themselves if they are one."""
+        return self
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """H, O, Q and how many sensors have a state."""
+        return *self.mean.shape[1:], self.distribution.shape[3], self.sensor_state.shape[1]
+
+    def pieces(self) -> list[bytes]:
+        """The columns as bytes, in their order."""
+        return [getattr(self, name).tobytes() for name in COLUMNS]
+
+    @staticmethod
+    def joined(parts: list[Outcomes]) -> Outcomes:
+        """Consecutive tables as one."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = (np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS)
+        return Outcomes(parts[0].first_sequence, *columns)
+
+
+COLUMNS: Final = tuple(f.name for f in fields(Outcomes) if f.name != "first_sequence")
+_PLACES: Final = {name: place for place, name in enumerate(COLUMNS)}
+
+
+class Columns:
+    """How the columns of outcomes of one shape lie in memory."""
+
+    def __init__(self, described: list[Field]) -> None:
+        """`described`: in the order of `COLUMNS`, whatever their names."""
+        self.types = [(f.shape, f.dtype) for f in described]
+        self.bytes = [f.bytes for f in described]
+        shapes = dict(zip(COLUMNS, (f.shape for f in described), strict=True))
+        horizon, targets, numbers = shapes["distribution"]
+        self.sizes = horizon, targets, numbers, shapes["sensor_state"][0]
+        # Of each the bytes that a row has in the columns before it, and of all. Those of the largest numbers come
+        # first, so that all lie where such numbers may.
+        self.before = np.zeros(len(described) + 1, np.int64)
+        for place in sorted(range(len(described)), key=lambda place: -np.dtype(described[place].dtype).itemsize):
+            self.before[place] = self.before[-1]
+            self.before[-1] += self.bytes[place]
+
+
+class Table:
+    """Outcomes of sessions of one shape in one piece of memory, column after column."""
+
+    __slots__ = ("_raw", "columns", "memory", "rows", "starts")
+
+    def __init__(self, columns: Columns, rows: int) -> None:
+        self.columns, self.rows = columns, rows
+        self.starts: list[int] = (columns.before * rows).tolist()
+        self.memory = np.empty(self.starts[-1], np.uint8)
+        self._raw: bytes | None = None
+
+    def column(self, place: int) -> NDArray[Any]:
+        """[rows, …], as a view."""
+        shape, dtype = self.columns.types[place]
+        return np.ndarray((self.rows, *shape), dtype, self.memory, self.starts[place])
+
+    def pieces(self, start: int, stop: int) -> list[bytes]:
+        """Rows start..stop of every column as bytes."""
+        if self._raw is None:
+            self._raw = self.memory.tobytes()
+        raw, bytes_ = self._raw, self.columns.bytes
+        return [
+            raw[first + start * size : first + stop * size] for first, size in zip(self.starts, bytes_, strict=False)
+        ]
+
+    def cut(self, first_sequence: int, start: int, stop: int) -> Outcomes:
+        """Rows start..stop."""
+        return _Cut(first_sequence, self, start, stop)
+
+
+class _Cut(Outcomes):
+    """Rows of a table."""
+
+    __slots__ = ("_start", "_stop", "_table")
+    _start: int
+    _stop: int
+    _table: Table
+
+    def __init__(self, first_sequence: int, table: Table, start: int, stop: int) -> None:
+        put = object.__setattr__
+        put(self, "first_sequence", first_sequence)
+        put(self, "_table", table)
+        put(self, "_start", start)
+        put(self, "_stop", stop)
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        if name not in _PLACES:
+            raise AttributeError(name)
+        column = self._table.column(_PLACES[name])[self._start : self._stop]
+        object.__setattr__(self, name, column)
+        return column
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def rows(self, start: int, stop: int) -> Outcomes:
+        return _Cut(self.first_sequence + start, self._table, self._start + start, self._start + stop)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * self._table.memory.size // max(1, self._table.rows)
+
+    @property
+    def source(self) -> object:
+        return self._table
+
+    @property
+    def table(self) -> Outcomes:
+        return _Cut(0, self._table, 0, self._table.rows)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        return self._table.columns.sizes
+
+    def pieces(self) -> list[bytes]:
+        return self._table.pieces(self._start, self._stop)
