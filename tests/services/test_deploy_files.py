@@ -48,6 +48,11 @@ def test_targets_run_as_nobody_with_a_health_check_and_without_build_tools(targe
     assert [word for word, _ in own].count("HEALTHCHECK") == 1
     assert not [rest for word, rest in own if word == "RUN" and re.search(r"apt|pip install|gcc", rest)]
     assert ("VOLUME", "/data") in own
+    # What is compiled at the first start is found again at the next.
+    (environment,) = (rest for word, rest in own if word == "ENV" and "PATH=" in rest)
+    (compiled,) = re.findall(r"NUMBA_CACHE_DIR=(\S+)", environment)
+    assert ("VOLUME", compiled) in own
+    assert f":{compiled}" in (ROOT / "deploy" / "compose.yaml").read_text()
 
 
 def test_copied_sources_are_let_through_to_the_build() -> None:
