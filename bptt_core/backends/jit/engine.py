@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import Any, Final
@@ -130,17 +130,11 @@ class CompiledFold:
         given = np.stack(columns, axis=1).astype(np.int64), np.array(numbers, np.int64)
         learners = np.stack([device.addresses(slots), host.addresses(slots)], axis=1)[:, None]
         records = [table([Plan(names)]) for names in (driver.NAMES, scaling.NAMES)]
-        serve, sessions, members = (
-            table([Plan(forecasts.NAMES)]),
-            np.zeros((0, 4), np.int64),
-            np.zeros((0, 3), np.int64),
-        )
+        records += [table([plan.plan]), table([Plan(forecasts.NAMES)])]
+        none = np.zeros((0, 5), np.int64)
 
         def run(chosen: Addresses, block: int) -> None:
-            self._run(
-                chosen, *records, table([plan.plan]), serve, sessions, members, learners, sessions, given[1], given[0],
-                block, block,
-            )  # fmt: skip
+            self._run(chosen, *records, none, none, learners, none, given[1], given[0], block, block)
 
         self._spread([(run, lesson.count.astype(np.float64) * plan.cost)], plan.scratch)
         return Learned(ys, reports)
@@ -149,8 +143,11 @@ class CompiledFold:
         """Runs every share's items, given what each costs, on as many threads as it is worth."""
         items = [(float(cost), s, k) for s, (_, costs) in enumerate(shares) for k, cost in enumerate(costs.tolist())]
         threads = min(self.threads, len(items), 1 + int(sum(cost for cost, _, _ in items) / WORTH_A_THREAD))
-        if threads == 1:
-            self._work([(run, np.arange(len(costs))) for run, costs in shares], 0, scratch)
+        for thread in range(threads):
+            if len(self._blocks[thread]) < scratch + LINE:
+                self._blocks[thread] = np.zeros(scratch + LINE, np.uint8)
+        if threads <= 1:
+            self._work([(run, np.arange(len(costs))) for run, costs in shares], 0)
             return
         lists: list[dict[int, list[int]]] = [{} for _ in range(threads)]
         loads = [0.0] * threads
@@ -160,17 +157,18 @@ class CompiledFold:
             lists[thread].setdefault(s, []).append(k)
         parts = [[(shares[s][0], np.array(chosen)) for s, chosen in share.items()] for share in lists]
         assert self._pool is not None
-        futures: list[Future[None]] = [
-            self._pool.submit(self._work, part, thread, scratch) for thread, part in enumerate(parts[1:], start=1)
-        ]
-        self._work(parts[0], 0, scratch)
+        futures: list[Future[None]] = []
+        try:
+            for thread, part in enumerate(parts[1:], start=1):
+                futures.append(self._pool.submit(self._work, part, thread))
+            self._work(parts[0], 0)
+        finally:
+            wait(futures)  # whatever happens here, nobody computes any more when the call is over
         for future in futures:
             future.result()
 
-    def _work(self, parts: list[tuple[Callable[[Addresses, int], None], Addresses]], thread: int, scratch: int) -> None:
+    def _work(self, parts: list[tuple[Callable[[Addresses, int], None], Addresses]], thread: int) -> None:
         """What one thread does, in the block of memory that is its own."""
-        if len(self._blocks[thread]) < scratch + LINE:
-            self._blocks[thread] = np.zeros(scratch + LINE, np.uint8)
         block = -(-self._blocks[thread].ctypes.data // LINE) * LINE
         for run, chosen in parts:
             run(chosen, block)
