@@ -8,6 +8,8 @@
 # The first Python that is new enough and can make environments; PYTHON=... names another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+# The Python of a machine with a GPU, which has CuPy and PyTorch.
+GPU_PYTHON ?= python3
 ARGS ?=
 
 BIN := .venv/bin
@@ -67,10 +69,8 @@ proto: .venv-proto/installed  ## regenerate the stubs in proto/ from the .proto 
 bench: .venv/compiled  ## measure speed: the core, a portfolio, the service
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-gpu-check: .venv/installed  ## run the tests that need a GPU (they say why where there is none)
-	@if command -v nvidia-smi >/dev/null; then $(BIN)/python $(PIP) install -r requirements/gpu.txt; \
-	else echo "No NVIDIA driver here (nvidia-smi): CuPy is not installed."; fi
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+gpu-check:  ## on a machine with a GPU, CuPy and PyTorch: is the GPU engine right, and how fast (nothing is installed)
+	$(GPU_PYTHON) benchmarks/gpu_check.py --out gpu-check.json $(ARGS)
 
 lock:  ## resolve requirements/dev.in anew into requirements/dev.txt
 	$(call environment,.venv-lock,requirements/dev.in)

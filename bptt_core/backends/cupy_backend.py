@@ -15,6 +15,7 @@ class UnavailableError(RuntimeError):
 def open_backend() -> Backend:
     """The CuPy backend. Raises UnavailableError saying what is missing."""
     from bptt_core.backends import Backend
+    from bptt_core.backends.cuda.launch import CudaLearning
 
     try:
         import cupy
@@ -29,4 +30,5 @@ def open_backend() -> Backend:
     except Exception as error:  # every CUDA library has exceptions of its own
         raise UnavailableError(f"no GPU can be used ({type(error).__name__}: {error})") from error
     model = device["name"].decode()
-    return Backend("cupy", cupy, f"cupy/{cupy.__version__}/cuda{runtime}/{model}", model)
+    fingerprint = f"cupy/{cupy.__version__}/cuda{runtime}/{model}"
+    return Backend("cupy", cupy, fingerprint, model, learning=CudaLearning(cupy))

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from emulated import emulated_learn, nearest_shape
 from learners import learner_shape
 
 from bptt_core import reference
+from bptt_core.backends.cuda import shapes
 from bptt_core.learner import LearnerShape, device_fields, host_fields
 from bptt_core.lessons import CHANGED, CLEAR, EVENT, Learned, Lesson, report_width
 from bptt_core.slab import LINE, Layout, Rows, Slab
@@ -217,4 +219,5 @@ def learn_at(shape: LearnerShape, addresses: list[np.ndarray], lesson: Lesson) -
 BACKENDS = [
     Backend("numpy", reference_learn),
     Backend("numba", numba_learn),
+    Backend("emulated", emulated_learn, shapes.supports, nearest_shape),
 ]
