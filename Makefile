@@ -66,7 +66,7 @@ rules: .venv/installed
 proto: .venv-proto/installed  ## regenerate the stubs in proto/ from the .proto files
 	$(call generate,proto)
 
-bench: .venv/compiled  ## measure speed: the core, a portfolio, the service
+bench: .venv/compiled  ## measure speed: updates of learners, sessions, the service (ARGS=--quick: a short one)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 gpu-check:  ## on a machine with a GPU, CuPy and PyTorch: is the GPU engine right, and how fast (nothing is installed)

@@ -1,7 +1,7 @@
 """How good forecasts and intervals are without tuning: data sets and formula streams through the core, in one pass.
 
     python benchmarks/accuracy.py [DATA_DIR] [--only ETTh2 "random walk"] [--horizons 1 24] [--seeds 5] [--channels]
-        [--missing AirQualityUCI=-200] [--times] [--keep FILE]
+        [--missing AirQualityUCI=-200] [--times] [--keep FILE] [--backend numpy]
 
 Sessions are given nothing but the horizon: a portfolio, and beside it a single default learner. Another seed is another
 start of every learner, and of a formula stream another draw. Data sets are the CSV files of DATA_DIR, a time first and
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime as dt
+import functools
 import itertools
 import json
 import math
@@ -36,7 +37,7 @@ import numpy as np
 import streams
 from numpy.typing import NDArray
 
-from bptt_core import Events, Fold, LearnerConfig, Outcomes, SessionConfig, Slot, select_backend
+from bptt_core import Backend, Events, Fold, LearnerConfig, Outcomes, SessionConfig, Slot, select_backend
 
 Floats = NDArray[np.float64]
 Times = NDArray[np.int64]
@@ -125,11 +126,20 @@ def formula_streams() -> list[Stream]:
     ]
 
 
+@functools.cache
+def backend_called(name: str) -> Backend:
+    """On all cores: how many there are changes no result."""
+    return select_backend(name, os.cpu_count() or 1)
+
+
 def forecast(
-    tables: list[Floats], configs: list[SessionConfig], times: list[Times | None] | None = None
+    tables: list[Floats],
+    configs: list[SessionConfig],
+    times: list[Times | None] | None = None,
+    backend: str = "numpy",
 ) -> tuple[Fold, list[Slot], list[Outcomes]]:
     """Each stream [n, D] to a session of its own, side by side in one pass: a fold, its slots and their outcomes."""
-    fold = Fold(select_backend("numpy"))
+    fold = Fold(backend_called(backend))
     slots = [fold.create(config) for config in configs]
     return fold, slots, go_on(fold, slots, tables, times)
 
@@ -151,7 +161,7 @@ def go_on(
     return [Outcomes.joined(parts) for parts in found]
 
 
-def run(stream: Stream, horizon: int, seeds: int) -> list[Record]:
+def run(stream: Stream, horizon: int, seeds: int, backend: str) -> list[Record]:
     """Streams it to a portfolio and a single learner for each seed, all side by side; one record for each seed."""
     drawn = [stream.draw(seed) for seed in range(seeds)]
     features = tuple(f"c{k}" for k in range(drawn[0].shape[1]))
@@ -162,13 +172,11 @@ def run(stream: Stream, horizon: int, seeds: int) -> list[Record]:
         configs.append(SessionConfig(features, horizon=horizon, learners=learners))
         configs.append(SessionConfig(features, horizon=horizon, learner=LearnerConfig(seed=seed)))
     twice = [table for table in drawn for _ in range(2)]
-    *_, outcomes = forecast(twice, configs, [stream.times] * len(twice))
-    found = []
+    *_, outcomes = forecast(twice, configs, [stream.times] * len(twice), backend)
+    key, found = {"stream": stream.name, "horizon": horizon, "backend": backend_called(backend).name}, []
     for seed, table in enumerate(drawn):
         portfolio, single = (np.stack([o.mean, o.lower, o.upper]) for o in outcomes[2 * seed : 2 * seed + 2])
-        found.append(
-            {"stream": stream.name, "horizon": horizon, "seed": seed} | scored(stream, table, portfolio, single)
-        )
+        found.append(key | {"seed": seed} | scored(stream, table, portfolio, single))
     return found
 
 
@@ -328,11 +336,10 @@ def channel_table(groups: dict[tuple[str, int], list[Record]]) -> Iterator[str]:
             yield f"| {name} {k} | {horizon} | {cells} |"
 
 
-def kept(path: Path | None) -> list[Record]:
-    """What is in the file of earlier results."""
-    if path is None or not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def kept(path: Path | None, backend: str) -> list[Record]:
+    """What the backend has in the file of earlier results."""
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    return [record for record in map(json.loads, lines) if record["backend"] == backend]
 
 
 def known_streams(arguments: argparse.Namespace) -> list[Stream]:
@@ -357,13 +364,15 @@ def main() -> None:
     )
     parser.add_argument("--times", action="store_true", help="events carry the times of the file")
     parser.add_argument("--keep", type=Path, help="file of results: what is in it is not run again")
+    parser.add_argument("--backend", default="auto", help="where sessions compute (default auto)")
     arguments = parser.parse_args()
     known = known_streams(arguments)
     names = [stream.name for stream in known]
     if unknown := [name for name in arguments.only if name not in names]:
         parser.error(f"--only {', '.join(unknown)}; known: {', '.join(names)}")
     groups: dict[tuple[str, int], list[Record]] = {}
-    for record in kept(arguments.keep):
+    backend = backend_called(arguments.backend).name
+    for record in kept(arguments.keep, backend):
         groups.setdefault((record["stream"], record["horizon"]), []).append(record)
     shown = {}
     for stream in (stream for stream in known if not arguments.only or stream.name in arguments.only):
@@ -371,15 +380,14 @@ def main() -> None:
             key = stream.name, horizon
             if len(groups.get(key, [])) < arguments.seeds:
                 began = time.perf_counter()
-                groups[key] = run(stream, horizon, arguments.seeds)
+                groups[key] = run(stream, horizon, arguments.seeds, backend)
                 print(f"{stream.name}, horizon {horizon}: {time.perf_counter() - began:.0f} s", flush=True)
                 if arguments.keep is not None:
                     with arguments.keep.open("a") as file:
                         file.writelines(json.dumps(record) + "\n" for record in groups[key])
             shown[key] = groups[key][: arguments.seeds]
-    print(
-        f"\nPython {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}; {arguments.seeds} seeds\n"
-    )
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}"
+    print(f"\n{versions}, {backend}; {arguments.seeds} seeds\n")
     tables = [error_table(shown, "mse"), error_table(shown, "mae"), interval_table(shown)]
     for table in [*tables, *([channel_table(shown)] if arguments.channels else [])]:
         print("\n".join(table), end="\n\n")

@@ -1,6 +1,6 @@
 """Why the default learner is what it is: every default against its neighbours, on several streams at once.
 
-    python benchmarks/defaults.py DATA_DIR [--horizons 1 24] [--events 8000]
+    python benchmarks/defaults.py DATA_DIR [--horizons 1 24] [--events 8000] [--backend numpy]
 
 Streams every CSV of DATA_DIR (first column a time, the others numbers; -200 means missing) and two formula streams
 through the core, once per variant, and prints mean squared error ÷ that of persistence: below 1 the learner beats it.
@@ -58,11 +58,11 @@ def formula_streams(n: int) -> dict[str, NDArray[np.float64]]:
     return {"random walk": walk, "sine": sine}
 
 
-def ratio(values: NDArray[np.float64], horizon: int, variant: dict[str, object]) -> float:
+def ratio(values: NDArray[np.float64], horizon: int, variant: dict[str, object], backend: str) -> float:
     """Mean squared error of the learner ÷ that of persistence."""
     features = tuple(f"c{k}" for k in range(values.shape[1]))
     learner = LearnerConfig(**variant)  # type: ignore[arg-type]
-    fold = Fold(select_backend("numpy"))
+    fold = Fold(select_backend(backend))
     slot = fold.create(SessionConfig(features, horizon=horizon, learner=learner))
     blocks = [fold.step([(slot, Events(values[k : k + 256]))])[0].mean for k in range(0, len(values), 256)]
     mean = np.concatenate(blocks)
@@ -85,14 +85,16 @@ def main() -> None:
     parser.add_argument("--horizons", type=int, nargs="+", default=[1, 24])
     parser.add_argument("--events", type=int, default=8000, help="most events per stream (default 8000)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--backend", default="auto", help="where sessions compute (default auto)")
     args = parser.parse_args()
+    select_backend(args.backend).warm_up()  # once, and not in every process
     streams = {path.stem: read(path)[: args.events] for path in sorted(args.data.glob("*.csv"))}
     streams |= formula_streams(min(args.events, 8000))
     columns = [(name, horizon) for name in streams for horizon in args.horizons]
     print(f"{'mse ÷ persistence mse':34}" + "".join(f"{name[:12] + f' H={h}':>20}" for name, h in columns))
     with ProcessPoolExecutor(args.jobs) as pool:
         jobs = {
-            (variant, name, h): pool.submit(ratio, streams[name], h, fields)
+            (variant, name, h): pool.submit(ratio, streams[name], h, fields, args.backend)
             for variant, fields in VARIANTS.items()
             for name, h in columns
         }

@@ -1,6 +1,6 @@
 """How fast a learner is updated, beside PyTorch, plain C and what the arithmetic alone would take.
 
-    python benchmarks/kernels.py [--rounds 15] [--hidden 16 32 64 128] [--cells lstm gru] [--json out.json]
+    python benchmarks/kernels.py [--rounds 9] [--hidden 16 32 64 128] [--cells lstm gru] [--json out.json]
 
 An update is forward over 32 steps of 8 inputs, mean squared error, backward, clip by global norm and Adam, of a learner
 with one output. All contestants of a row do the same work, which is checked first, and take turns in one process: a
@@ -8,287 +8,55 @@ figure is the median of rounds. Ours is all of a step of a learner's stream, of 
 With one learner there is one thread; with 256 there are two.
 
 PyTorch's are nn.LSTM or nn.GRU, one learner after the other, and a cell of stacked weights in batched products with
-gradients by autograd; both with its fused Adam. Plain C is kernels.c by the compiler that is here. The floor is the
-update's multiplications and additions at the rate of this machine's matrix products (float32, 1024³, one thread).
+gradients by autograd, on one thread or two, whichever is faster; both with its fused Adam. Plain C is kernels.c by the
+compiler that is here. The floor is the update's multiplications and additions at the rate of this machine's matrix
+products (float32, 1024³, one thread).
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import math
 import os
 import shutil
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-from numpy.typing import NDArray
+from contestants import (
+    Contestant,
+    Floats,
+    Ours,
+    PlainC,
+    Task,
+    TorchModule,
+    TorchStacked,
+    compiled_c,
+    optional_torch,
+)
+from findings import Finding, finding, lines
 
-from bptt_core.backends import Learning, select_backend
-from bptt_core.learner import LearnerShape, device_fields, host_fields
-from bptt_core.lessons import EVENT, Lesson
-from bptt_core.parameters import ParameterLayout
-from bptt_core.slab import Slab
+from bptt_core.backends import select_backend
 
-Floats = NDArray[np.float32]
 Row = dict[str, Any]
 
-T: Final = 32
-D: Final = 8
 HIDDEN: Final = (16, 32, 64, 128)
 CELLS: Final = ("lstm", "gru")
 MANY: Final = 256
 THREADS: Final = 2  # for many learners
-RATE: Final = 1e-3
-CLIP_NORM: Final = 1.0
 SLICE_S: Final = 0.03  # what a contestant's turn takes, about
 PAUSE_S: Final = 0.03  # between two turns: PyTorch's idle threads spin for a while, on the cores of whose turn is next
 AGREES: Final = (1e-5, 2e-3)  # moments and changes of parameters, relative; these are large for the smallest gradients
-C_FLAGS: Final = ("-O3", "-march=native", "-ffast-math", "-mprefer-vector-width=512", "-fPIC")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be learned: first parameters in canonical order, and a stream that is long enough for any turn."""
-
-    cell: str
-    H: int
-    learners: int
-    inputs: Floats = field(repr=False)  # [n, D]
-    targets: Floats = field(repr=False)  # [n]
-    parameters: Floats = field(repr=False)  # [learners, P]
-
-    @classmethod
-    def of(cls, cell: str, H: int, learners: int) -> Task:
-        rng = np.random.default_rng(H)
-        parameters = rng.uniform(-1, 1, (learners, ParameterLayout(cell, D, H, 1, 1).size)) / np.sqrt(H)
-        inputs, targets = rng.standard_normal((4096, D)), rng.standard_normal(4096)
-        return cls(cell, H, learners, *(a.astype(np.float32) for a in (inputs, targets, parameters)))
-
-    @property
-    def layout(self) -> ParameterLayout:
-        return ParameterLayout(self.cell, D, self.H, 1, 1)
-
-    @property
-    def operations(self) -> float:
-        """Multiplications and additions of the matrix products of an update: gates, their way back, and weights."""
-        columns = (4 if self.cell == "lstm" else 3) * self.H
-        return 2.0 * T * columns * ((D + self.H) + self.H + (D + self.H))
-
-
-class Contestant(Protocol):
-    """Learners on their way through the stream, from zero carries and moments; they update by every window of T."""
-
-    def run(self, updates: int) -> None:
-        """So many updates of every learner, each one step further on."""
-
-    def state(self) -> tuple[Floats, Floats]:
-        """First moments and parameters of the first learner, in canonical order [P]."""
-
-
-class Ours:
-    """The learners of a service, given lessons."""
-
-    def __init__(self, task: Task, learning: Learning) -> None:
-        self.shape = LearnerShape(
-            cell=task.cell, layers=1, inputs=D, hidden=task.H, horizon=1, targets=1, ahead=1, symbols=0, window=T,
-            stride=1, loss_span=T, loss="squared", quantiles=(), optimizer="adam", schedule="constant", clip="norm",
-        )  # fmt: skip
-        self.task, self.learning, self.at = task, learning, T
-        self.device, self.host = Slab(np, device_fields(self.shape)), Slab(np, host_fields(self.shape))
-        self.slots = np.array([(self.device.allocate(), self.host.allocate())[0] for _ in range(task.learners)])
-        # One step is missing in a window of T and the newest, which brings the last target: nothing is evicted then.
-        inputs, targets = np.zeros((task.learners, T + 1, D)), np.full((task.learners, T + 1, 1), np.nan)
-        inputs[:, :T], targets[:, : T - 1, 0] = task.inputs[:T], task.targets[: T - 1]
-        self.device.put(self.slots, {"params": task.parameters, "inputs": inputs, "targets": targets})
-        numbers = {"length": T, "learning_rate": RATE, "clip_limit": CLIP_NORM}
-        self.host.put(self.slots, {name: np.full(task.learners, number) for name, number in numbers.items()})
-
-    def run(self, updates: int) -> None:
-        n = self.task.learners
-        if self.at + updates > len(self.task.inputs):
-            self.at = T
-        steps, zeros = slice(self.at, self.at + updates), np.zeros(n, np.int64)
-        lesson = Lesson(
-            start=zeros,
-            count=np.full(n, updates),
-            anchor=zeros,
-            season=np.full(n, -1),
-            inputs=self.task.inputs[steps],
-            arrived=self.task.targets[self.at - 1 : self.at + updates - 1].reshape(-1, 1, 1),
-            flags=np.full(updates, EVENT, np.int8),
-        )
-        self.learning.learn(self.shape, self.device, self.host, self.slots, lesson)
-        self.at += updates
-
-    def state(self) -> tuple[Floats, Floats]:
-        moments, parameters = (self.device.get(name, int(self.slots[0])).copy() for name in ("moment0", "params"))
-        return moments, parameters
-
-
-class PlainC:
-    """The loops of kernels.c; many learners on as many threads."""
-
-    def __init__(self, task: Task, library: ctypes.CDLL, threads: int) -> None:
-        self.task, self.library, self.step, self.at = task, library, 1, 0
-        self.rows = on_a_cache_line(task.learners, 3, library.row_numbers())
-        self.rows[:, 0, : task.layout.size] = task.parameters
-        self.carry = on_a_cache_line(2, task.H)
-        self.tapes = [on_a_cache_line(library.tape_numbers()) for _ in range(threads)]
-        self.parts, self.pool = np.array_split(self.rows, threads), ThreadPoolExecutor(threads)
-
-    def run(self, updates: int) -> None:
-        self.at = 0 if self.at + updates + T > len(self.task.inputs) else self.at
-        if len(self.parts) == 1:
-            self._run(self.tapes[0], self.rows, updates)
-        else:
-            list(self.pool.map(self._run, self.tapes, self.parts, [updates] * len(self.parts)))
-        self.step, self.at = self.step + updates, self.at + updates
-
-    def _run(self, tape: Floats, rows: Floats, updates: int) -> None:
-        streams = self.task.inputs[self.at :], self.task.targets[self.at :]
-        own, learners, x, y, carry = (ctypes.c_void_p(a.ctypes.data) for a in (tape, rows, *streams, self.carry))
-        rate, limit = ctypes.c_float(RATE), ctypes.c_float(CLIP_NORM)
-        self.library.updates(own, learners, len(rows), x, y, carry, rate, limit, self.step, updates)
-
-    def state(self) -> tuple[Floats, Floats]:
-        parameters, moments = self.rows[0, :2, : self.task.layout.size].copy()
-        return moments, parameters
-
-
-def on_a_cache_line(*shape: int) -> Floats:
-    """Zeros."""
-    spare = np.zeros(math.prod(shape) + 16, np.float32)
-    start = -spare.ctypes.data % 64 // 4
-    return spare[start : start + math.prod(shape)].reshape(shape)
-
-
-class TorchModule:
-    """nn.LSTM or nn.GRU; many learners one by one."""
-
-    def __init__(self, task: Task, torch: ModuleType) -> None:
-        self.task, self.torch, self.at = task, torch, 0
-        self.x, self.y = torch.from_numpy(task.inputs), torch.from_numpy(task.targets)
-        rnn = torch.nn.LSTM if task.cell == "lstm" else torch.nn.GRU
-        self.net, self.readout = rnn(D, task.H), torch.nn.Linear(task.H, 1)
-        (w,), wo, bo = task.layout.split(task.parameters[:1])
-        with torch.no_grad():
-            given = [w.wx[0].T, w.wh[0].T, w.b[0], np.zeros_like(w.b[0])]
-            if w.bh is not None:
-                given[3][2 * task.H :] = w.bh[0]
-            for mine, values in zip(self.net.parameters(), given, strict=True):
-                mine.copy_(torch.from_numpy(np.ascontiguousarray(values)))
-            self.readout.weight.copy_(torch.from_numpy(wo[0].T.copy()))
-            self.readout.bias.copy_(torch.from_numpy(bo[0]))
-        # The second bias only repeats the first one, but for GRU's n: held still, so that all have the same parameters.
-        if w.bh is None:
-            self.net.bias_hh_l0.requires_grad_(False)
-        else:
-            own = (torch.arange(3 * task.H) >= 2 * task.H).float()
-            self.net.bias_hh_l0.register_hook(lambda slope: slope * own)
-        self.all = [p for p in (*self.net.parameters(), *self.readout.parameters()) if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.all, lr=RATE, fused=True)
-
-    def run(self, updates: int) -> None:
-        torch = self.torch
-        torch.set_num_threads(1)
-        for _ in range(updates):
-            self.at = 0 if self.at + T > len(self.x) else self.at
-            hs, _ = self.net(self.x[self.at : self.at + T])
-            loss = torch.nn.functional.mse_loss(self.readout(hs)[:, 0], self.y[self.at : self.at + T])
-            self.optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.all, CLIP_NORM)
-            self.optimizer.step()
-            self.at += 1
-
-    def state(self) -> tuple[Floats, Floats]:
-        return self._row([self.optimizer.state[p]["exp_avg"] for p in self.all]), self._row(self.all)
-
-    def _row(self, tensors: list[Any]) -> Floats:
-        wx, wh, *biases, wo, bo = (tensor.detach().numpy() for tensor in tensors)
-        biases[1:] = [b[2 * self.task.H :] for b in biases[1:]]
-        return np.concatenate([part.reshape(-1) for part in (wx.T, wh.T, *biases, wo, bo)])
-
-
-class TorchStacked:
-    """The weights of all learners stacked, a batched product for each step, gradients by autograd."""
-
-    def __init__(self, task: Task, torch: ModuleType) -> None:
-        self.task, self.torch, self.at = task, torch, 0
-        self.x, self.y = torch.from_numpy(task.inputs), torch.from_numpy(task.targets)
-        (w,), wo, bo = task.layout.split(task.parameters)
-        arrays = [w.wx, w.wh, w.b, *([] if w.bh is None else [w.bh]), wo, bo]
-        self.all = [torch.from_numpy(np.ascontiguousarray(a)).requires_grad_() for a in arrays]
-        self.optimizer = torch.optim.Adam(self.all, lr=RATE, fused=True)
-
-    def run(self, updates: int) -> None:
-        torch = self.torch
-        torch.set_num_threads(THREADS)
-        for _ in range(updates):
-            self.at = 0 if self.at + T > len(self.x) else self.at
-            loss = ((self._outputs() - self.y[self.at : self.at + T]) ** 2).mean(dim=1).sum()
-            self.optimizer.zero_grad()
-            loss.backward()
-            with torch.no_grad():
-                norm = sum((p.grad**2).flatten(1).sum(dim=1) for p in self.all).sqrt()
-                factor = (CLIP_NORM / (norm + 1e-6)).clamp(max=1.0)
-                for p in self.all:
-                    p.grad *= factor.reshape(-1, *[1] * (p.dim() - 1))
-            self.optimizer.step()
-            self.at += 1
-
-    def _outputs(self) -> Any:
-        """[N, T]"""
-        torch, N, H = self.torch, self.task.learners, self.task.H
-        wx, wh, b, *rest, wo, bo = self.all
-        x = self.x[self.at : self.at + T].expand(N, T, D)
-        gates = torch.baddbmm(b[:, None], x, wx)
-        h, c, hs = torch.zeros(N, 1, H), torch.zeros(N, 1, H), []
-        for t in range(T):
-            if self.task.cell == "lstm":
-                i, f, g, o = torch.baddbmm(gates[:, t : t + 1], h, wh).chunk(4, dim=2)
-                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-                h = torch.sigmoid(o) * torch.tanh(c)
-            else:
-                hidden, given = torch.bmm(h, wh), gates[:, t : t + 1]
-                r, z = torch.sigmoid(given[..., : 2 * H] + hidden[..., : 2 * H]).chunk(2, dim=2)
-                n = torch.tanh(given[..., 2 * H :] + r * (hidden[..., 2 * H :] + rest[0][:, None]))
-                h = n + z * (h - n)
-            hs.append(h)
-        return torch.baddbmm(bo[:, None], torch.cat(hs, dim=1), wo)[..., 0]
-
-    def state(self) -> tuple[Floats, Floats]:
-        return self._row([self.optimizer.state[p]["exp_avg"] for p in self.all]), self._row(self.all)
-
-    def _row(self, tensors: list[Any]) -> Floats:
-        return np.concatenate([tensor.detach().numpy()[0].reshape(-1) for tensor in tensors])
-
-
-def compiled_c(cell: str, H: int) -> ctypes.CDLL | None:
-    """kernels.c for a cell and H; None where there is no compiler."""
-    gcc = shutil.which("gcc")
-    if gcc is None:
-        return None
-    sizes = [f"-DT={T}", f"-DD={D}", f"-DH={H}", *(["-DGRU"] if cell == "gru" else [])]
-    with tempfile.TemporaryDirectory() as folder:
-        code, library = f"{folder}/kernels.o", f"{folder}/kernels.so"
-        subprocess.run([gcc, *C_FLAGS, *sizes, "-c", Path(__file__).with_suffix(".c"), "-o", code], check=True)
-        # Linked without the flags, or the library would set all of the process to flushing denormals.
-        subprocess.run([gcc, "-shared", "-o", library, code, "-lmvec", "-lm"], check=True)
-        return ctypes.CDLL(library)
+FASTER: Final = {1: {16: 80, 32: 45, 64: 13, 128: 5}, MANY: {16: 10, 32: 15, 64: 12}}  # LSTM: goals, PyTorch ÷ ours
+AS_C: Final = "≤ 1.4"
+PYTORCH: Final = "PyTorch"
+TIMES: Final = ("ours", "plain C", "floor", PYTORCH)
 
 
 def matrix_product_rate(repeats: int = 7) -> float:
@@ -337,12 +105,12 @@ def take_turns(contestants: dict[str, Contestant], learners: int, rounds: int) -
 
 
 def measure(
-    rounds: int = 15, hidden: tuple[int, ...] = HIDDEN, cells: tuple[str, ...] = CELLS, backend: str = "numba"
-) -> list[Row]:
+    rounds: int = 9, hidden: tuple[int, ...] = HIDDEN, cells: tuple[str, ...] = CELLS, backend: str = "numba"
+) -> Iterator[Row]:
     """A row for every cell, H and number of learners: µs per update of one learner, by contestant."""
     torch = optional_torch()
     learning = {threads: select_backend(backend, threads).learning for threads in (1, THREADS)}
-    rate, rows = matrix_product_rate(), []
+    rate = matrix_product_rate()
     for learners, cell, H in ((n, cell, H) for n in (1, MANY) for cell in cells for H in hidden):
         task, threads = Task.of(cell, H, learners), 1 if learners == 1 else THREADS
         one, library = learning[threads], compiled_c(cell, H)
@@ -350,37 +118,49 @@ def measure(
         contestants: dict[str, Contestant] = {"ours": Ours(task, one)}
         if library is not None:
             contestants["plain C"] = PlainC(task, library, threads)
-        if torch is not None:
-            contestants["PyTorch"] = TorchModule(task, torch) if learners == 1 else TorchStacked(task, torch)
+        if torch is not None and learners == 1:
+            contestants[PYTORCH] = TorchModule(task, torch)
+        elif torch is not None:
+            contestants |= {f"{PYTORCH}, {n}": TorchStacked(task, torch, n) for n in (1, THREADS)}
         check(contestants, task.parameters[0])
         found = {name: 1e6 * s for name, s in take_turns(contestants, learners, rounds).items()}
+        if torch is not None:
+            found[PYTORCH] = min(us for name, us in found.items() if name.startswith(PYTORCH))
         floor = 1e6 * task.operations / rate / threads
-        rows.append({"cell": cell, "H": H, "learners": learners, "floor": floor, **found})
-    return rows
+        yield {"cell": cell, "H": H, "learners": learners, "floor": floor, **found}
 
 
-def optional_torch() -> ModuleType | None:
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch
+def heading() -> str:
+    """Of the table."""
+    names = (*TIMES, "PyTorch ÷ ours", "ours ÷ C", "floor ÷ ours")
+    return f"{'µs per update of one learner':30}" + "".join(f"{name:>{len(name) + 4}}" for name in names)
 
 
-def table(rows: list[Row]) -> Iterator[str]:
-    """As text."""
-    names = ("ours", "plain C", "floor", "PyTorch", "PyTorch ÷ ours", "ours ÷ C", "floor ÷ ours")
-    yield f"{'µs per update of one learner':30}" + "".join(f"{name:>{len(name) + 4}}" for name in names)
+def line(row: Row) -> str:
+    """Of the table."""
+    ours, c, floor, torch = (row.get(name, math.nan) for name in TIMES)
+    times = f"{called(row):30}{ours:8.1f}{c:11.1f}{floor:9.1f}{torch:11.1f}"
+    return f"{times}{torch / ours:17.1f}×{ours / c:12.2f}{floor / ours:16.2f}"
+
+
+def called(row: Row) -> str:
+    """What a row is about."""
+    return f"{row['cell'].upper()}, H {row['H']}, " + ("one" if row["learners"] == 1 else str(row["learners"]))
+
+
+def against_goals(rows: list[Row]) -> Iterator[Finding]:
+    """The rows that have goals, as far as there was somebody to compare with."""
     for row in rows:
-        ours, c, floor, torch = (row.get(name, math.nan) for name in ("ours", "plain C", "floor", "PyTorch"))
-        label = f"{row['cell'].upper()}, H {row['H']}, " + ("one" if row["learners"] == 1 else str(row["learners"]))
-        times = f"{label:30}{ours:8.1f}{c:11.1f}{floor:9.1f}{torch:11.1f}"
-        yield f"{times}{torch / ours:17.1f}×{ours / c:12.2f}{floor / ours:16.2f}"
+        goal = FASTER[row["learners"]].get(row["H"]) if row["cell"] == "lstm" else None
+        if goal is not None and PYTORCH in row:
+            yield finding(f"{called(row)}: PyTorch ÷ ours", row[PYTORCH] / row["ours"], goal=f"≥ {goal}")
+        if "plain C" in row:
+            yield finding(f"{called(row)}: ours ÷ plain C", row["ours"] / row["plain C"], goal=AS_C)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="of which the median counts (default 15)")
+    parser.add_argument("--rounds", type=int, default=9, help="of which the median counts (default 9)")
     parser.add_argument("--hidden", type=int, nargs="+", default=HIDDEN, help="default 16 32 64 128")
     parser.add_argument("--cells", nargs="+", default=CELLS, help="default lstm gru")
     parser.add_argument("--backend", default="numba", help="whose learners ours are (default numba)")
@@ -390,10 +170,15 @@ def main() -> None:
         print("There is no gcc here: no plain C.")
     if optional_torch() is None:
         print("PyTorch is not installed: nothing to compare with it.")
-    rows = measure(args.rounds, tuple(args.hidden), tuple(args.cells), args.backend)
-    print("\n".join(table(rows)))
+    print(heading(), flush=True)
+    rows = []
+    for row in measure(args.rounds, tuple(args.hidden), tuple(args.cells), args.backend):
+        rows.append(row)
+        print(line(row), flush=True)
+    found = list(against_goals(rows))
+    print("", *lines(found), sep="\n")
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        args.json.write_text(json.dumps({"updates": rows, "findings": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

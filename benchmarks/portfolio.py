@@ -1,7 +1,7 @@
 """Why the default portfolio is what it is: each of its choices against another one, on several streams at once.
 
     python benchmarks/portfolio.py [DATA_DIR] [--only ETTh2 "random walk"] [--variants "hidden 32"] [--horizons 1 24]
-        [--seeds 3] [--rows 6000] [--missing AirQualityUCI=-200] [--keep FILE]
+        [--seeds 3] [--rows 6000] [--missing AirQualityUCI=-200] [--keep FILE] [--backend numpy]
 
 Streams, units and scored rows are those of `accuracy.py`. The table has a row for each variant of the portfolio and a
 column for each stream and horizon: mean squared error ÷ that of the best naive forecaster there (persistence, seasonal
@@ -24,7 +24,7 @@ from typing import Final
 
 import numpy as np
 import streams
-from accuracy import Record, Stream, forecast, go_on, kept, known_streams, mean_over, scored
+from accuracy import Record, Stream, backend_called, forecast, go_on, kept, known_streams, mean_over, scored
 
 from bptt_core import LearnerConfig, SessionConfig
 
@@ -61,7 +61,7 @@ def longer(learner: LearnerConfig, window: int) -> LearnerConfig:
     return replace(learner, window=window, loss_span=window if whole else learner.loss_span)
 
 
-def run(alike: list[Stream], horizon: int, names: list[str], seeds: range) -> Iterator[Record]:
+def run(alike: list[Stream], horizon: int, names: list[str], seeds: range, backend: str) -> Iterator[Record]:
     """Streams of one length and width to each variant for each seed, all side by side; one record for each."""
     known = variants(horizon)
     cases = [(stream, stream.draw(seed)[: stream.stop], seed) for stream in alike for seed in seeds]
@@ -73,10 +73,10 @@ def run(alike: list[Stream], horizon: int, names: list[str], seeds: range) -> It
             configs.append(SessionConfig(features, horizon=horizon, learners=learners))
             tables.append(table)
     times = [stream.times for stream, *_ in cases for _ in names]
-    *_, outcomes = forecast(tables, configs, times)
+    *_, outcomes = forecast(tables, configs, times, backend)
     found = iter(np.stack([o.mean, o.lower, o.upper]) for o in outcomes)
     for stream, table, seed in cases:
-        key = {"stream": stream.name, "horizon": horizon, "rows": stream.stop, "seed": seed}
+        key = {"stream": stream.name, "horizon": horizon, "rows": stream.stop, "seed": seed, "backend": backend}
         for name in names:
             own = next(found)
             scores = scored(stream, table, own, own)  # there is nothing beside it but the naive forecasters
@@ -98,13 +98,14 @@ def cut(stream: Stream, rows: int) -> Stream:
     return replace(stream, stop=min(stream.stop, rows), times=None if stream.times is None else stream.times[:rows])
 
 
-def seconds_per_event(horizon: int, names: list[str]) -> dict[str, float]:
+def seconds_per_event(horizon: int, names: list[str], backend: str) -> dict[str, float]:
     """Of a session stepped alone on white noise, by variant: the least of rounds, in which the variants take turns."""
     rounds: dict[str, list[float]] = {name: [] for name in names}
     table = streams.white_noise(0, TIMED_EVENTS)
     known = variants(horizon)
     sessions = {
-        name: forecast([table], [SessionConfig(("c0",), horizon=horizon, learners=known[name])])[:2] for name in names
+        name: forecast([table], [SessionConfig(("c0",), horizon=horizon, learners=known[name])], None, backend)[:2]
+        for name in names
     }
     for _ in range(TIMED_ROUNDS):
         for name, (fold, slots) in sessions.items():
@@ -137,7 +138,7 @@ def lines(
 
 def measured(chosen: list[Stream], arguments: argparse.Namespace) -> list[Record]:
     """A record for each stream, horizon, variant and seed: the kept ones, and those that were missing."""
-    found = {key_of(record): record for record in kept(arguments.keep)}
+    found = {key_of(record): record for record in kept(arguments.keep, arguments.backend)}
     asked = []
     for alike in together(chosen):
         for horizon in arguments.horizons:
@@ -150,7 +151,7 @@ def measured(chosen: list[Stream], arguments: argparse.Namespace) -> list[Record
             if not names:
                 continue
             began = time.perf_counter()
-            new = list(run(alike, horizon, names, arguments.seeds))
+            new = list(run(alike, horizon, names, arguments.seeds, arguments.backend))
             who = ", ".join(stream.name for stream in alike)
             print(f"{who}, horizon {horizon}: {time.perf_counter() - began:.0f} s", flush=True)
             found |= {key_of(record): record for record in new}
@@ -178,8 +179,10 @@ def main() -> None:
         "--missing", nargs="+", default=[], metavar="FILE=CODE", help="code of missing values in a file"
     )
     parser.add_argument("--keep", type=Path, help="file of results: what is in it is not run again")
+    parser.add_argument("--backend", default="auto", help="where sessions compute (default auto)")
     arguments = parser.parse_args()
     arguments.times, arguments.seeds = False, range(arguments.seeds)
+    arguments.backend = backend_called(arguments.backend).name
     arguments.variants = [name for name in names if name == DEFAULT or name in arguments.variants]
     known = known_streams(arguments)
     if unknown := set(arguments.only) - {stream.name for stream in known}:
@@ -189,9 +192,10 @@ def main() -> None:
         chosen = [cut(stream, arguments.rows) for stream in chosen]
     records = measured(chosen, arguments)
     columns = [(stream.name, horizon) for stream in chosen for horizon in arguments.horizons]
-    cost = seconds_per_event(arguments.horizons[0], arguments.variants)
+    cost = seconds_per_event(arguments.horizons[0], arguments.variants, arguments.backend)
     seeds = f"{len(arguments.seeds)} seed{'s' if len(arguments.seeds) > 1 else ''}"
-    print(f"\nPython {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}; {seeds}\n")
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}"
+    print(f"\n{versions}, {arguments.backend}; {seeds}\n")
     print("\n".join(lines(records, columns, arguments.variants, cost)))
 
 

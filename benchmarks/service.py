@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import grpc
 import numpy as np
+from findings import lines
 
 from bptt.v1 import config_pb2, forecast_pb2, session_pb2, session_pb2_grpc
 
@@ -376,8 +377,7 @@ def main() -> None:
         print(engine(args.backend, args.streams, args.seconds))
     else:
         rows = measure(args.backend, args.rounds, args.seconds)
-        for row in rows:
-            print(f"{row['what']:60}{row['value']:12,.2f} {row['unit']:10}{row.get('goal', '')}")
+        print("\n".join(lines(rows)))
         if args.json:
             args.json.write_text(json.dumps(rows, indent=2) + "\n")
 

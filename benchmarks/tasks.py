@@ -1,6 +1,6 @@
 """Streams made by a formula, so that the best score is known: does backpropagation through time learn what it should?
 
-    python benchmarks/tasks.py [--seeds 3] [--only add grammar] [--jobs 2]
+    python benchmarks/tasks.py [--seeds 3] [--only add grammar] [--jobs 2] [--backend numpy]
 
 Each task is a function of a seed and a length and returns the stream, the session that learns it, what its forecasts
 are held against and the scores to hold theirs beside: exact floors and naive forecasts. The tests of the core run short
@@ -89,9 +89,9 @@ def normalised(mse: float, truth: Floats, unit: str) -> float:
     return mse / float(truth.var()) if unit == "NMSE" else math.sqrt(mse / float(truth.var()))
 
 
-def learn(tasks: list[Task], learner: LearnerConfig) -> list[Outcomes]:
+def learn(tasks: list[Task], learner: LearnerConfig, backend: str = "numpy") -> list[Outcomes]:
     """The outcomes of each task's stream, all of them learned side by side in one pass, each with its own seed."""
-    fold = Fold(select_backend("numpy"))
+    fold = Fold(select_backend(backend))
     slots = [fold.create(replace(t.session, learner=replace(learner, seed=t.seed))) for t in tasks]
     found: list[list[Outcomes]] = [[] for _ in tasks]
     for start in range(0, len(tasks[0].events), CALL_EVENTS):
@@ -350,10 +350,12 @@ CASES: Final = (
 )
 
 
-def scores(case: Case, learner: LearnerConfig, seeds: int) -> list[float]:
+def scores(case: Case, learner: LearnerConfig, seeds: int, backend: str) -> list[float]:
     """Of the last quarter of the stream, one per seed."""
     made = [case.make(seed, case.length) for seed in range(1, seeds + 1)]
-    return [t.score(o, slice(-case.length // 4, None)) for t, o in zip(made, learn(made, learner), strict=True)]
+    return [
+        t.score(o, slice(-case.length // 4, None)) for t, o in zip(made, learn(made, learner, backend), strict=True)
+    ]
 
 
 def main() -> None:
@@ -361,12 +363,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="streams of each task, learned side by side (default 3)")
     parser.add_argument("--only", nargs="+", default=[""], help="tasks whose name contains one of these")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--backend", default="auto", help="where sessions compute (default auto)")
     args = parser.parse_args()
     cases = [case for case in CASES if any(text in case.name for text in args.only)]
-    print(f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}; {args.seeds} seeds")
+    chosen = select_backend(args.backend)
+    chosen.warm_up()  # once, and not in every process
+    versions = f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}"
+    print(f"{versions}, {chosen.name}; {args.seeds} seeds")
     print("\n| task | events | learner | mean | worst | beside |\n|---|---|---|---|---|---|")
     with ProcessPoolExecutor(args.jobs) as pool:
-        jobs = [(c, name, pool.submit(scores, c, l, args.seeds)) for c in cases for name, l in c.learners.items()]
+        jobs = [
+            (c, name, pool.submit(scores, c, l, args.seeds, args.backend))
+            for c in cases
+            for name, l in c.learners.items()
+        ]
         for case, name, job in jobs:
             found, example = job.result(), case.make(1, 4000)
             beside = ", ".join(f"{what} {value:.3f}" for what, value in example.beside.items())

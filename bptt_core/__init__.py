@@ -36,7 +36,7 @@ from bptt_core.learner_config import (
     LearnerConfig,
     check_learning_rate,
 )
-from bptt_core.outcomes import Outcomes
+from bptt_core.outcomes import Outcomes, weave
 from bptt_core.parameters import ParameterLayout
 from bptt_core.state import session_bytes, session_layout
 from bptt_core.store import Slot
@@ -88,4 +88,5 @@ __all__ = [
     "session_bytes",
     "session_layout",
     "to_torch",
+    "weave",
 ]

@@ -78,9 +78,13 @@ class Outcomes:
         """H, O, Q and how many sensors have a state."""
         return *self.mean.shape[1:], self.distribution.shape[3], self.sensor_state.shape[1]
 
-    def pieces(self) -> list[bytes]:
-        """The columns as bytes, in their order."""
-        return [getattr(self, name).tobytes() for name in COLUMNS]
+    def pieces(self, first: int = 0) -> list[bytes]:
+        """The columns from there on as bytes, in their order."""
+        return [getattr(self, name).tobytes() for name in COLUMNS[first:]]
+
+    def woven(self, heads: tuple[bytes, ...]) -> bytes:
+        """The first columns as bytes, each behind one of the heads."""
+        return weave(heads, self.pieces())
 
     @staticmethod
     def joined(parts: list[Outcomes]) -> Outcomes:
@@ -91,7 +95,13 @@ class Outcomes:
         return Outcomes(parts[0].first_sequence, *columns)
 
 
+def weave(heads: tuple[bytes, ...], pieces: list[bytes]) -> bytes:
+    """The first pieces one after the other, each behind one of the heads."""
+    return b"".join([part for pair in zip(heads, pieces, strict=False) for part in pair])
+
+
 COLUMNS: Final = tuple(f.name for f in fields(Outcomes) if f.name != "first_sequence")
+_FEW: Final = 4  # rows that are not worth weaving together
 _PLACES: Final = {name: place for place, name in enumerate(COLUMNS)}
 
 
@@ -116,30 +126,53 @@ class Columns:
 class Table:
     """Outcomes of sessions of one shape in one piece of memory, column after column."""
 
-    __slots__ = ("_raw", "columns", "memory", "rows", "starts")
+    __slots__ = ("_raw", "_rows", "columns", "cuts", "memory", "rows", "starts")
 
     def __init__(self, columns: Columns, rows: int) -> None:
         self.columns, self.rows = columns, rows
         self.starts: list[int] = (columns.before * rows).tolist()
         self.memory = np.empty(self.starts[-1], np.uint8)
+        self.cuts = 0
         self._raw: bytes | None = None
+        self._rows: list[bytes] | None = None
 
     def column(self, place: int) -> NDArray[Any]:
         """[rows, …], as a view."""
         shape, dtype = self.columns.types[place]
         return np.ndarray((self.rows, *shape), dtype, self.memory, self.starts[place])
 
-    def pieces(self, start: int, stop: int) -> list[bytes]:
-        """Rows start..stop of every column as bytes."""
+    def pieces(self, start: int, stop: int, first: int = 0) -> list[bytes]:
+        """Rows start..stop of every column from `first` on, as bytes."""
         if self._raw is None:
             self._raw = self.memory.tobytes()
-        raw, bytes_ = self._raw, self.columns.bytes
-        return [
-            raw[first + start * size : first + stop * size] for first, size in zip(self.starts, bytes_, strict=False)
-        ]
+        raw, sizes = self._raw, self.columns.bytes
+        return [raw[at + start * size : at + stop * size] for at, size in zip(self.starts[first:], sizes[first:])]  # noqa: B905
+
+    def row(self, place: int, heads: tuple[bytes, ...]) -> bytes:
+        """What `woven` is of one row. Where nearly all cuts are of one row, all are woven together, which is quicker;
+        the heads are the same each time then."""
+        if not _FEW < self.rows < 2 * self.cuts:
+            return weave(heads, self.pieces(place, place + 1))
+        if self._rows is None:
+            self._rows = self._woven_rows(heads)
+        return self._rows[place]
+
+    def _woven_rows(self, heads: tuple[bytes, ...]) -> list[bytes]:
+        sizes = self.columns.bytes
+        pattern = weave(heads, [bytes(size) for size in sizes])
+        rows = np.empty((self.rows, len(pattern)), np.uint8)
+        rows[:] = np.frombuffer(pattern, np.uint8)
+        end = 0
+        for head, start, size in zip(heads, self.starts, sizes, strict=False):
+            first, end = end + len(head), end + len(head) + size
+            if size:
+                rows[:, first:end] = self.memory[start : start + self.rows * size].reshape(self.rows, size)
+        raw = rows.tobytes()
+        return [raw[at : at + end] for at in range(0, len(raw), end)]
 
     def cut(self, first_sequence: int, start: int, stop: int) -> Outcomes:
         """Rows start..stop."""
+        self.cuts += 1
         return _Cut(first_sequence, self, start, stop)
 
 
@@ -187,5 +220,10 @@ class _Cut(Outcomes):
     def sizes(self) -> tuple[int, int, int, int]:
         return self._table.columns.sizes
 
-    def pieces(self) -> list[bytes]:
-        return self._table.pieces(self._start, self._stop)
+    def pieces(self, first: int = 0) -> list[bytes]:
+        return self._table.pieces(self._start, self._stop, first)
+
+    def woven(self, heads: tuple[bytes, ...]) -> bytes:
+        if self._stop - self._start == 1:
+            return self._table.row(self._start, heads)
+        return weave(heads, self.pieces())

@@ -23,7 +23,7 @@ _ORDER: Final = (
     UpdateResult.APPLIED,
 )
 _BY_RANK: Final = np.array(_ORDER, np.int8)
-_RANK: Final = np.array([0, *(_ORDER.index(result) for result in UpdateResult)])
+RANK: Final = np.array([0, *(_ORDER.index(result) for result in UpdateResult)])
 _NUMBERS: Final = ("loss", "gradient_norm", "clip_scale", "saturation", "update_ratio")
 
 
@@ -42,7 +42,7 @@ def of_sessions(members: Sequence[tuple[int, ...]], groups: Sequence[StepReport]
     loss, norm, scale, saturation, ratio = (
         (np.where(applied, table, 0).sum(axis=-1) / count).astype(np.float32) for table in numbers
     )
-    best = _BY_RANK[_RANK[result].max(axis=-1)]
+    best = _BY_RANK[RANK[result].max(axis=-1)]
     norm_by_lag = groups[0].norm_by_lag[:: len(members[0])]
     reset = _together(members, [report.reset for report in groups])
     return StepReport(best, loss, norm, scale, saturation, ratio, norm_by_lag, reset)

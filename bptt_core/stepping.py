@@ -1,9 +1,9 @@
 """Stepping sessions: whoever computes fastest on this machine gets the sessions of a call that it can compute.
 
-Sessions of one shape are stepped together. The compiled engine steps whole sessions; of those it does not know, stages
-of the reference scale and serve, and whoever is fastest gives the learners their lessons. The stages work on copies of
-the sessions' rows that are written back at the end, and what is changed in place is copied before, so that a call that
-raises has changed nothing.
+Sessions of one shape are stepped together. The compiled engine steps whole sessions where the learners are its own, and
+scales and serves where they are on a device; of sessions it does not know, stages of the reference do, and whoever is
+fastest gives the learners their lessons. The stages work on copies of the sessions' rows that are written back at the
+end, and what is changed in place is copied before, so that a call that raises has changed nothing.
 """
 
 from __future__ import annotations
@@ -33,19 +33,21 @@ def step(backend: Backend, store: Store, work: Work) -> list[Outcomes]:
     for position, (slot, events) in enumerate(work):
         alike.setdefault((slot.shape, events.timestamps_ns is None), []).append(position)
     whole: list[list[int]] = []
+    split: list[list[int]] = []
     staged: dict[Shape, list[int]] = {}
     for (shape, _), positions in alike.items():
-        if backend.engine is not None and backend.engine.supports(shape):
-            whole.append(positions)
-        else:
+        if backend.engine is None or not backend.engine.supports(shape):
             staged.setdefault(shape, []).extend(positions)
+        else:
+            (whole if backend.whole else split).append(positions)
     outcomes: dict[int, Outcomes] = {}
-    changed: list[_Staged] = []
+    changed: list[_Staged | _Split] = []
     try:
-        for shape, positions in staged.items():
-            changed.append(_Staged(backend, store, shape, [work[position] for position in positions]))
-            with np.errstate(all="ignore"):
-                outcomes |= zip(positions, changed[-1].run(), strict=True)
+        for kind, groups in ((_Staged, staged.values()), (_Split, split)):
+            for positions in groups:
+                changed.append(kind(backend, store, [work[position] for position in positions]))
+                with np.errstate(all="ignore"):
+                    outcomes |= zip(positions, changed[-1].run(), strict=True)
         if whole:
             assert backend.engine is not None
             outcomes |= _step_whole(backend.engine, store, work, whole)
@@ -62,18 +64,13 @@ def _step_whole(engine: Engine, store: Store, work: Work, groups: list[list[int]
     """Sessions that are stepped in place from end to end, each group of one shape and either timed or not."""
     tasks = []
     for positions in groups:
+        task = _task(store, [work[position] for position in positions])
         slots = [work[position][0] for position in positions]
-        shape = slots[0].shape
-        slab = store.slabs[shape]
-        index = np.array([slot.index for slot in slots])
-        learners = np.empty((len(slots), shape.learners, 2), np.int64)
-        for g, group in enumerate(shape.groups):
+        for g, group in enumerate(task.shape.groups):
             school, own = store.learners(slots, g)
             for side, rows in enumerate((school.device, school.host)):
-                learners[:, group.members, side] = rows.addresses(own).reshape(len(slots), -1)
-        events = [work[position][1] for position in positions]
-        counts = [len(part) for part in events]
-        tasks.append(Task(shape, Events.joined(events), counts, slab.addresses(index), learners))
+                task.learners[:, group.members, side] = rows.addresses(own).reshape(len(slots), -1)
+        tasks.append(task)
     found = engine.step(tasks)
     return {
         position: outcome
@@ -82,12 +79,61 @@ def _step_whole(engine: Engine, store: Store, work: Work, groups: list[list[int]
     }
 
 
+def _task(store: Store, work: Work) -> Task:
+    """Of sessions of one shape; where their learners lie is still to be filled in."""
+    shape, events = work[0][0].shape, [own for _, own in work]
+    rows = store.slabs[shape].addresses(np.array([slot.index for slot, _ in work]))
+    learners = np.zeros((len(work), shape.learners, 2), np.int64)
+    return Task(shape, Events.joined(events), [len(own) for own in events], rows, learners)
+
+
+def _pupils(backend: Backend, store: Store, slots: list[Slot]) -> list[_Pupils | _Copies]:
+    """The learners of sessions of one shape, group by group."""
+    teams: list[_Pupils | _Copies] = []
+    for place, group in enumerate(slots[0].shape.groups):
+        if backend.learning is not None and backend.learning.can_teach(group.learner):
+            school, index = store.learners(slots, place)
+            teams.append(_Pupils(backend.learning, group.learner, school, index))
+        else:
+            teams.append(_Copies(backend.xp, group.learner, store, slots, place))
+    return teams
+
+
+class _Split:
+    """The sessions of one shape, scaled and served by the compiled engine, in place."""
+
+    def __init__(self, backend: Backend, store: Store, work: Work) -> None:
+        assert backend.engine is not None
+        self._engine, self._task = backend.engine, _task(store, work)
+        self._slab = store.slabs[self._task.shape]
+        slots = [slot for slot, _ in work]
+        self._index = np.array([slot.index for slot in slots])
+        self._before = self._slab.rows[self._index].copy()
+        self._teams = _pupils(backend, store, slots)
+
+    def run(self) -> list[Outcomes]:
+        """The outcomes in the order of the work."""
+        begun = self._engine.begin(self._task)
+        return begun.finish([team.learn(begun.lesson(g)) for g, team in enumerate(self._teams)])
+
+    def put(self) -> None:
+        """Writes back what is not changed in place."""
+        for team in self._teams:
+            team.put()
+
+    def undo(self) -> None:
+        """Takes back what was changed in place."""
+        self._slab.rows[self._index] = self._before
+        for team in self._teams:
+            team.undo()
+
+
 class _Staged:
     """The sessions of one shape, stage by stage."""
 
-    def __init__(self, backend: Backend, store: Store, shape: Shape, work: Work) -> None:
-        self._backend, self._store, self._shape = backend, store, shape
-        slab = store.slabs[shape]
+    def __init__(self, backend: Backend, store: Store, work: Work) -> None:
+        self._store, self._shape = store, work[0][0].shape
+        shape, slab = self._shape, store.slabs[self._shape]
         clocks = np.stack([slab.get("timeline", slot.index) for slot, _ in work])
         steps = []
         for row, (_, events) in zip(clocks, work, strict=True):
@@ -100,7 +146,7 @@ class _Staged:
         self._steps = [steps[k] for k in self._order]
         self._host: Rows = slab.take(np.array([slot.index for slot in self._slots]))
         self._host["timeline"] = clocks[self._order]
-        self._teams: list[_Pupils | _Copies] = [self._team(g) for g in range(len(shape.groups))]
+        self._teams = _pupils(backend, store, self._slots)
 
     def run(self) -> list[Outcomes]:
         """The outcomes in the order of the work; the sessions' rows are changed by `put`."""
@@ -117,14 +163,6 @@ class _Staged:
         """Takes back what was changed in place."""
         for team in self._teams:
             team.undo()
-
-    def _team(self, group: int) -> _Pupils | _Copies:
-        shape = self._shape.groups[group].learner
-        learning = self._backend.learning
-        if learning is not None and learning.can_teach(shape):
-            school, index = self._store.learners(self._slots, group)
-            return _Pupils(learning, shape, school, index)
-        return _Copies(self._backend.xp, shape, self._store, self._slots, group)
 
 
 class _Pupils:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -137,7 +137,8 @@ class Server:
         self._engine.start()
         restored = await self._book.restore()
         _LOG.info("%d sessions restored from %s", restored, settings.data)
-        server, port = self._grpc_server()
+        with _yielding_threads():
+            server, port = self._grpc_server()
         try:
             return await self._run(server, port)
         finally:
@@ -153,7 +154,8 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         await self._health.serving()
-        await server.start()
+        with _yielding_threads():
+            await server.start()
         http.start()
         self._ready = True
         if settings.ports_file is not None:
@@ -296,6 +298,24 @@ def write_ports(path: Path, grpc_port: int, http_port: int) -> None:
     beside = path.with_name(path.name + ".tmp")
     beside.write_text(json.dumps({"grpc": grpc_port, "http": http_port}) + "\n")
     os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def _yielding_threads() -> Iterator[None]:
+    """Threads that begin in here, which are gRPC's, wait for a core when they wake up instead of taking it from one
+    that works, where the system can do that. A message wakes several of them, in turn with the network's thread, which
+    would be interrupted each time."""
+    before = os.sched_getscheduler(0) if hasattr(os, "SCHED_BATCH") else None
+    if before is None or before != os.SCHED_OTHER:
+        yield
+        return
+    with contextlib.suppress(OSError):  # then they are like all others
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, before, os.sched_param(0))
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:

@@ -36,12 +36,13 @@ from bptt_core import (
 )
 from server.errors import Refusal, draining
 from server.microbatches import MicroBatch, Settled, events_of
-from server.scheduler import Lane, Scheduler, Turn, Work, guess
+from server.scheduler import BATCH_S, Lane, Scheduler, Turn, Work, guess
 from server.training import Training
 
 _T = TypeVar("_T")
 _BEAT_S: Final = 1.0
 _ROWS_BETWEEN_CHECKS: Final = 256
+_STAGED_S: Final = 0.016  # of a micro-batch where nothing is compiled, as a call takes ms beside its rows
 
 
 class Engine:
@@ -60,7 +61,7 @@ class Engine:
         """`post` runs a function on the network's thread; the other three are called there, through it: `settle` with
         what was folded, `drop` with work that will not be, `failed` with what ended the folding."""
         self._fold = Fold(backend)
-        self._scheduler = Scheduler(batch_rows, turn_rows)
+        self._scheduler = Scheduler(batch_rows, turn_rows, _STAGED_S if backend.engine is None else BATCH_S)
         self._lanes: dict[str, Lane] = {}
         self._halted = False
         self._inbox: queue.SimpleQueue[Callable[[], None] | tuple[str, Work] | None] = queue.SimpleQueue()

@@ -19,7 +19,7 @@ from server.batches import Batch
 from server.errors import Refusal, draining
 from server.metrics import Metrics
 from server.microbatches import MicroBatch, Settled
-from server.packing import packed
+from server.packing import packed, packed_run
 from server.scheduler import Work
 from server.sessions import Acknowledged, Admission, Record, Reply, admit, examine
 from server.watch import Watcher
@@ -181,8 +181,7 @@ class Intake:
         if reply is not Reply.NONE and (admission.events is not None or admission.repeats_last):
             whole = reply is Reply.EVERY and admission.new_events > 1
             if whole and outs is not None:
-                rows = [*ticket.parts, outs.rows(row, stop)]
-                told = packed(Outcomes.joined(rows), record.window)
+                told = packed_run([*ticket.parts, outs.rows(row, stop)], record.window)
             elif stop == 0 or outs is None:
                 told = before
             elif stop == len(outs):

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt_core import Outcomes, lags
+from bptt_core import Outcomes, lags, weave
 
 assert sys.byteorder == "little"
 
@@ -25,50 +25,29 @@ _NAN: Final = np.array(np.nan, np.float32).tobytes()
 
 def packed(outs: Outcomes, window: int) -> bytes:
     """A message `Outcomes`, of a session with that window."""
-    (
-        mean, lower, upper, distribution, score, target_score, likelihood, sensor_state, drift, warming_up,
-        result, loss, norm, clip_scale, saturation, ratio, by_lag, resets,
-    ) = outs.pieces()  # fmt: skip
     heads = _heads(len(outs), *outs.sizes)
-    pieces = (
-        b"\x08",
-        varint(outs.first_sequence),
-        heads[0],
-        mean,
-        heads[1],
-        lower,
-        heads[2],
-        upper,
-        heads[3],
-        score,
-        heads[4],
-        result,
-        heads[5],
-        loss,
-        heads[6],
-        norm,
-        heads[7],
-        clip_scale,
-        heads[8],
-        distribution,
-        heads[9],
-        saturation,
-        heads[10],
-        ratio,
-        _gradient_by_lag(outs, window) if _measured(by_lag) else b"",
-        heads[11],
-        target_score,
-        heads[12],
-        likelihood,
-        heads[13],
-        sensor_state,
-        heads[14],
-        drift,
-        heads[15],
-        warming_up,
-        _learner_resets(outs) if resets.strip(b"\0") else b"",
-    )
-    return b"".join(pieces)
+    return _message_of([outs], outs.woven(heads), outs.pieces(len(heads)), window)
+
+
+def packed_run(parts: list[Outcomes], window: int) -> bytes:
+    """The same of consecutive outcomes, as of one table."""
+    if len(parts) == 1:
+        return packed(parts[0], window)
+    heads = _heads(sum(map(len, parts)), *parts[0].sizes)
+    columns = [b"".join(pieces) for pieces in zip(*(outs.pieces() for outs in parts), strict=True)]
+    return _message_of(parts, weave(heads, columns), columns[len(heads) :], window)
+
+
+def _message_of(parts: list[Outcomes], columns: bytes, rare: list[bytes], window: int) -> bytes:
+    """The message of consecutive outcomes from the columns that stand in it as they are, and those of which little is
+    told."""
+    by_lag, resets = rare
+    message = b"\x08" + varint(parts[0].first_sequence) + columns
+    if _measured(by_lag):
+        message += b"".join(_gradient_by_lag(outs, window) for outs in parts)
+    if resets.strip(b"\0"):
+        message += b"".join(map(_learner_resets, parts))
+    return message
 
 
 def _measured(by_lag: bytes) -> bool:
@@ -101,27 +80,28 @@ _ONE_BYTE: Final = tuple(bytes([number]) for number in range(0x80))
 
 @lru_cache(_SHAPES)
 def _heads(count: int, horizon: int, targets: int, distribution: int, sensors: int) -> tuple[bytes, ...]:
-    """What stands before each column of such outcomes; the numbers that tell their shape stand where they belong."""
+    """What stands before each column of such outcomes but the last two, which are written otherwise; the numbers that
+    tell their shape stand where they belong."""
     pairs = 8 * count * horizon * targets
     shape = b"".join(bytes([number << 3]) + varint(size) for number, size in ((2, count), (3, horizon), (4, targets)))
     quantiles = b"\x70" + varint(distribution) if distribution else b""
     return (
-        shape + _head(5, pairs),
-        _head(6, pairs),
-        _head(7, pairs),
-        _head(8, 8 * count),
-        _head(9, count),
-        _head(10, 4 * count),
-        _head(11, 4 * count),
-        _head(12, 4 * count),
-        _head(13, pairs * distribution),
-        quantiles + _head(15, 4 * count),
-        _head(16, 4 * count),
-        _head(18, 8 * count * targets),
-        _head(19, 8 * count),
-        _head(20, count * sensors),
-        _head(21, count),
-        _head(22, count),
+        shape + _head(5, pairs),  # mean
+        _head(6, pairs),  # lower
+        _head(7, pairs),  # upper
+        quantiles + _head(13, pairs * distribution),  # distribution
+        _head(8, 8 * count),  # anomaly score
+        _head(18, 8 * count * targets),  # the targets'
+        _head(19, 8 * count),  # likelihood
+        _head(20, count * sensors),  # sensor state
+        _head(21, count),  # drift
+        _head(22, count),  # warming up
+        _head(9, count),  # result of the update
+        _head(10, 4 * count),  # loss
+        _head(11, 4 * count),  # norm
+        _head(12, 4 * count),  # clip scale
+        _head(15, 4 * count),  # saturation
+        _head(16, 4 * count),  # update ratio
     )
 
 

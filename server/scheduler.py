@@ -17,8 +17,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-BATCH_S: Final = 0.004
+BATCH_S: Final = 0.004  # of a micro-batch of compiled code
 _LANES: Final = 16  # a micro-batch has room for as many: threads share them, and NumPy steps them together
+_WHOLE: Final = (
+    4.0  # a turn takes up to so many times its share if that ends a batch of events: its answer is one piece
+)
 _STEP_COST: Final = 2_000  # multiply-adds that a learner's step costs beside those of its parameters
 _COST_S: Final = 3e-9  # of a multiply-add on NumPy
 _LEAST_S: Final = 1e-7
@@ -149,7 +152,7 @@ class Scheduler:
                 break  # it begins the next micro-batch
             heapq.heappop(self._heap)
             self._leaves(lane)
-            turn = self._turn(lane, max(1, min(room, self._turn_rows, int(min(turn_s, room_s) / lane.row_s))))
+            turn = self._turn(lane, max(1, min(room, self._turn_rows, _share(lane, turn_s, room_s))))
             turns.append(turn)
             room -= max(1, turn.rows + len(turn.calls))
             room_s -= _cost(turn)
@@ -185,6 +188,13 @@ class Scheduler:
         """A lane is in the heap no more."""
         if self._first is not None and lane.since < self._first:
             self._ahead -= 1
+
+
+def _share(lane: Lane, turn_s: float, room_s: float) -> int:
+    """How many rows a lane may take of a micro-batch with so much room, in a turn of about `turn_s`."""
+    first, share_s = lane.waiting[0], min(turn_s, room_s)
+    left = first.rows - first.taken
+    return left if share_s < left * lane.row_s <= min(_WHOLE * share_s, room_s) else int(share_s / lane.row_s)
 
 
 def _cost(turn: Turn) -> float:

@@ -184,8 +184,8 @@ class Conversation:
     async def _read(self, receive: Callable[[], Awaitable[Request | None]]) -> None:
         try:
             while self._finishing() is None:
-                self._room.clear()
                 if self._held_bytes >= self._streams.max_held_bytes:
+                    self._room.clear()
                     await self._room.wait()
                     continue
                 request = await receive()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,14 +38,27 @@ class Task:
     learners: NDArray[np.int64]  # [S, M, 2] device and host row of each learner, in the order of the portfolio
 
 
+class Begun(Protocol):
+    """Sessions whose events were scaled, and whose learners are taught elsewhere."""
+
+    def lesson(self, group: int) -> Lesson:
+        """What the learners of a group of the shape are given, session by session."""
+
+    def finish(self, learned: list[Learned]) -> list[Outcomes]:
+        """Serves what the groups' learners gave back; the outcomes of each session."""
+
+
 class Engine(Protocol):
-    """Steps whole sessions."""
+    """Steps whole sessions, or scales and serves them."""
 
     def supports(self, shape: Shape) -> bool:
         """Whether sessions of this shape can be stepped here."""
 
     def step(self, tasks: Sequence[Task]) -> list[list[Outcomes]]:
         """Takes the events of the sessions of every task, in place on their rows; their outcomes in the same order."""
+
+    def begin(self, task: Task) -> Begun:
+        """Scales the events of a task's sessions, in place on their rows; where their learners lie is not looked at."""
 
     def warm_up(self) -> None:
         """Compiles what the first call would otherwise wait for."""
@@ -66,7 +79,7 @@ class Learning(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """An array module, whoever is faster than the reference on it, and their identity. Bits are the same wherever
+    """An array module, whoever is faster than the reference, and their identity. Bits are the same wherever
     `fingerprint` is the same."""
 
     name: str
@@ -80,6 +93,12 @@ class Backend:
         """Compiles what the first events would otherwise wait for: up to a minute, once on a machine."""
         if self.engine is not None:
             self.engine.warm_up()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the engine steps whole sessions: it does where it is the learners' teacher, too."""
+        engine: object = self.engine
+        return engine is not None and engine is self.learning
 
     def name_for(self, shape: Shape) -> str:
         """Who steps sessions of this shape."""
@@ -106,11 +125,13 @@ def select_backend(name: str = "auto", threads: int = 1) -> Backend:
     from bptt_core.backends import cupy_backend
 
     try:
-        return cupy_backend.open_backend()
+        gpu = cupy_backend.open_backend()
     except cupy_backend.UnavailableError as error:
         if name == "cupy":
             raise FieldError("backend", name, f"auto, numba or numpy on this machine ({error})") from error
         return _numba(name, threads, f"no GPU answers: {error}")
+    rest = _numba("auto", threads, gpu.detail)  # what is not the learners'
+    return replace(gpu, fingerprint=f"{gpu.fingerprint}/{rest.fingerprint}", detail=rest.detail, engine=rest.engine)
 
 
 def _numba(name: str, threads: int, detail: str) -> Backend:

@@ -1,7 +1,9 @@
-"""Which array module is taken: CuPy after one real allocation on a GPU, NumPy otherwise, and always with a reason."""
+"""Who computes: CuPy after one real allocation on a GPU, compiled code where it is installed, NumPy otherwise, and
+always with a reason."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -9,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from folds import COMPILED, FASTEST, backend_called, needs_compiled
 
-from bptt_core import FieldError, Fold, select_backend
+from bptt_core import FieldError, Fold, LearnerConfig, SessionConfig, select_backend
 
 
 class NoDevice(Exception):
@@ -65,15 +68,108 @@ def test_numpy_when_no_gpu_answers(monkeypatch: pytest.MonkeyPatch, make_config:
 def test_cupy_when_a_gpu_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     module = fake_cupy(allocates=True)
     monkeypatch.setitem(sys.modules, "cupy", module)
+    rest = select_backend(FASTEST)  # of a session all but its learners
     for name in ("auto", "cupy"):
         backend = select_backend(name)
-        assert (backend.name, backend.xp, backend.detail) == ("cupy", module, "Fake GPU")
-        assert backend.fingerprint == "cupy/14.0.0/cuda13000/Fake GPU"
+        assert (backend.name, backend.xp) == ("cupy", module)
+        assert backend.detail.startswith("Fake GPU; ")
+        assert backend.fingerprint == f"cupy/14.0.0/cuda13000/Fake GPU/{rest.fingerprint}"
+        assert (backend.engine is not None) == COMPILED
 
 
 def test_another_name_is_refused() -> None:
     with pytest.raises(FieldError, match="auto, numpy, numba, cupy"):
         select_backend("torch")
+
+
+def in_a_process_of_its_own(script: str) -> list[str]:
+    """What it prints, line by line; it imports what this one does."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    result = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, env=env)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+@needs_compiled
+def test_compiled_code_where_no_gpu_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import llvmlite.binding
+    import numba
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    for name, reason in (("auto", "no GPU answers: cupy cannot be imported"), ("numba", "asked for")):
+        backend = select_backend(name, threads=3)
+        assert (backend.name, backend.xp) == ("numba", np)
+        assert backend.detail.startswith(reason)
+        assert backend.detail.endswith("; 3 threads")
+        parts = backend.fingerprint.split("/", 3)
+        assert parts[:3] == ["numba", numba.__version__, llvmlite.binding.get_host_cpu_name()]
+        assert parts[3] == select_backend("numpy").fingerprint
+        assert backend.fingerprint == select_backend(name, threads=1).fingerprint, "threads change no bit"
+
+
+def test_numpy_without_numba() -> None:
+    script = (
+        "import sys; sys.modules['numba'] = sys.modules['cupy'] = None\n"
+        "import warnings; warnings.simplefilter('error')\n"
+        "from bptt_core import FieldError, Fold, SessionConfig, select_backend\n"
+        "backend = select_backend('auto', 2); print(backend.name); print(backend.detail)\n"
+        "fold = Fold(backend); print(fold.backend_of(fold.create(SessionConfig(('x',)))))\n"
+        "try: select_backend('numba')\n"
+        "except FieldError as error: print(error)"
+    )
+    name, detail, stepped_by, error = in_a_process_of_its_own(script)
+    assert (name, stepped_by) == ("numpy", "numpy")
+    assert "no GPU answers" in detail
+    assert "no compiled code: " in detail
+    assert "numba" in detail
+    assert error.startswith("backend is 'numba'; allowed: auto or numpy without Numba (")
+
+
+@needs_compiled
+def test_what_was_compiled_is_read_by_the_next_process() -> None:
+    """Whatever that one does: sessions stepped whole, and learners of others."""
+    backend_called("numba").warm_up()
+    script = (
+        "import numpy as np\n"
+        "from bptt_core import Events, Fold, LearnerConfig, SessionConfig, select_backend\n"
+        "backend = select_backend('numba'); backend.warm_up(); fold = Fold(backend)\n"
+        "small = LearnerConfig(hidden=2, window=4)\n"
+        "labelled = fold.create(SessionConfig(('x',), task='regress', labels=('u',), learner=small))\n"
+        "slots = [fold.create(SessionConfig(('x', 'y'))), fold.create(SessionConfig(('x',), learner=small))]\n"
+        "values = np.arange(20.0).reshape(10, 2)\n"
+        "fold.step([(slots[0], Events(values, 10**9 * np.arange(10))), (slots[1], Events(values[:, :1])),\n"
+        "           (labelled, Events(values[:, :1], None, values[:, 1:]))])\n"
+        "run = backend.engine._run\n"
+        "print(sum(run.stats.cache_hits.values()), sum(run.stats.cache_misses.values()), len(run.signatures))"
+    )
+    assert in_a_process_of_its_own(script) == ["1 0 1"]
+
+
+@needs_compiled
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither beside the source nor in the user's own folder."""
+    from bptt_core.backends.jit import driver
+
+    assert driver.compiled(1)._cache.cache_path  # type: ignore[attr-defined]
+    monkeypatch.setattr("numba.core.caching.CompileResultCacheImpl._locator_classes", [])
+    run: Any = driver.compiled(1)
+    assert run._cache.cache_path is None
+    assert run.py_func.__name__ == "run"
+
+
+@needs_compiled
+@pytest.mark.parametrize(("threads", "used"), [(0, 1), (1, 1), (5, 5)])
+def test_the_engine_has_as_many_threads_as_it_is_given(threads: int, used: int) -> None:
+    engine: Any = select_backend("numba", threads).engine
+    assert engine.threads == used
+
+
+@needs_compiled
+def test_who_steps_a_session_is_told() -> None:
+    fold, small = Fold(backend_called("numba")), LearnerConfig(hidden=2)
+    whole = fold.create(SessionConfig(("x",), learner=small))
+    staged = fold.create(SessionConfig(("x",), task="regress", labels=("u",), learner=small))
+    assert [fold.backend_of(slot) for slot in (whole, staged)] == ["numba", "numba+numpy"]
 
 
 def test_importing_the_core_imports_no_gpu_library_and_does_no_io() -> None:
@@ -82,5 +178,4 @@ def test_importing_the_core_imports_no_gpu_library_and_does_no_io() -> None:
         "print(sorted({name.partition('.')[0] for name in sys.modules} & "
         "{'cupy', 'numba', 'grpc', 'google', 'prometheus_client', 'asyncio'}))"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert in_a_process_of_its_own(script) == ["[]"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import Categorical, Events, Fold, LearnerConfig, Outcomes, SessionConfig, Slot
+from bptt_core import Backend, Categorical, Events, Fold, LearnerConfig, Outcomes, SessionConfig, Slot
 
 N = 136
 HOUR = 3_600_000_000_000
@@ -38,6 +38,11 @@ KINDS: dict[str, SessionConfig] = {
     ),
 }
 EACH = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def fold_backend(each_backend: Backend) -> Backend:
+    return each_backend
 
 
 def stream_of(config: SessionConfig, seed: int, timed: bool = True) -> Events:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import Categorical, Events, Fold, Labels, LearnerConfig, Outcomes, SessionConfig, Slot
+from bptt_core import Backend, Categorical, Events, Fold, Labels, LearnerConfig, Outcomes, SessionConfig, Slot
 
 N = 150
 LEARNER = {"hidden": 4, "window": 12, "learning_rate": 0.01}
@@ -51,6 +51,11 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fixed scaling": ({"scaling": "fixed", "means": (0.5, 0.5, 0.0), "deviations": (2.0, 0.5, 1.0)}, {"cell": "gru"}),
 }
 EACH = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def fold_backend(each_backend: Backend) -> Backend:
+    return each_backend
 
 
 def config_of(kind: str, seed: int = 0) -> SessionConfig:

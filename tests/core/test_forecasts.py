@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import Events, Fold, LearnerConfig, Outcomes, SensorState, SessionConfig, select_backend
+from bptt_core import Backend, Events, Fold, LearnerConfig, Outcomes, SensorState, SessionConfig
 
 SECOND = 1_000_000_000
 
@@ -142,8 +142,10 @@ def stationary(rng: np.random.Generator, n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("process", [gaussian_walk, stationary])
 @pytest.mark.parametrize("coverage", [0.5, 0.9])
-def test_intervals_cover_as_requested(process: Any, coverage: float, fold: Fold, make_config: Any, run: Any) -> None:
-    config = make_config(4, horizon=3, coverage=coverage, window=8, stride=4)
+def test_intervals_cover_as_requested(
+    process: Any, coverage: float, fastest_fold: Fold, make_config: Any, run: Any
+) -> None:
+    fold, config = fastest_fold, make_config(4, horizon=3, coverage=coverage, window=8, stride=4)
     slot, rng = fold.create(config), np.random.default_rng(8)
     values = np.stack([process(rng, 3000) for _ in range(4)], axis=1)
     outcomes = run(fold, slot, values, batch=500)
@@ -236,8 +238,8 @@ def test_counters_add_up(fold: Fold, make_config: Any, random_walks: Any, run: A
 
 @pytest.mark.parametrize("anchor", ["last_value", "none"])
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_a_non_finite_output_is_replaced_by_persistence(anchor: str, broken: float) -> None:
-    fold = Fold(select_backend("numpy"))
+def test_a_non_finite_output_is_replaced_by_persistence(anchor: str, broken: float, each_backend: Backend) -> None:
+    fold = Fold(each_backend)
     slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(anchor=anchor, hidden=4)), learning=False)
     fold.step([(slot, Events(np.random.default_rng(0).standard_normal((20, 1))))])
     fold._store.set(slot, "learner0.params", np.full_like(fold._store.get(slot, "learner0.params"), broken))
@@ -246,12 +248,12 @@ def test_a_non_finite_output_is_replaced_by_persistence(anchor: str, broken: flo
 
 
 @pytest.mark.parametrize("base", [0.0, 20.0])
-def test_intervals_are_of_the_errors_size_after_a_standstill(base: float) -> None:
+def test_intervals_are_of_the_errors_size_after_a_standstill(base: float, fastest_fold: Fold) -> None:
     """While nothing moves the scale is next to nothing, and the first movement is enormous in units of it."""
     rng, n = np.random.default_rng(0), 3000
     values = np.full(n, base)
     values[100:] += np.sin(np.arange(n - 100) / 20) + 0.1 * rng.standard_normal(n - 100)
-    fold = Fold(select_backend("numpy"))
+    fold = fastest_fold
     slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(hidden=8)))
     outcomes = fold.step([(slot, Events(values[:, None]))])[0]
     width = (outcomes.upper - outcomes.lower)[1500:, 0, 0]
@@ -261,13 +263,13 @@ def test_intervals_are_of_the_errors_size_after_a_standstill(base: float) -> Non
 
 
 @pytest.mark.parametrize(("offset", "sigma"), [(1e9, 1e-2), (1e9, 1e-3), (0.0, 1.0)])
-def test_a_large_offset_costs_nothing(offset: float, sigma: float) -> None:
+def test_a_large_offset_costs_nothing(offset: float, sigma: float, fastest_fold: Fold) -> None:
     rng, n = np.random.default_rng(1), 4000
     noise = np.zeros(n)
     for t in range(1, n):
         noise[t] = 0.3 * noise[t - 1] + rng.standard_normal()
     values = offset + sigma * noise
-    fold = Fold(select_backend("numpy"))
+    fold = fastest_fold
     slot = fold.create(SessionConfig(("x",), learner=LearnerConfig(hidden=8)))
     mean = fold.step([(slot, Events(values[:, None]))])[0].mean[:, 0, 0]
     own, naive = ((values[2001:] - forecast[2000:-1]) ** 2 for forecast in (mean, values))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tasks
+from folds import FASTEST
 
 from bptt_core import LearnerConfig
 
@@ -32,8 +33,8 @@ GRAMMAR = learner(cell="lstm", hidden=48, window=32, learning_rate=2e-2, bias_in
 ADDING = learner(cell="gru", hidden=16, window=20, stride=20, learning_rate=2e-2)
 
 
-def score(task: Any, settings: LearnerConfig, last: int) -> float:
-    (outcomes,) = tasks.learn([task], settings)
+def score(task: Any, settings: LearnerConfig, last: int, backend: str = FASTEST) -> float:
+    (outcomes,) = tasks.learn([task], settings, backend)
     return float(task.score(outcomes, slice(-last, None)))
 
 
@@ -45,15 +46,16 @@ def test_the_add_task_is_learned_if_the_window_holds_both_lags_and_not_if_it_hol
     """
     whole = tasks.add(seed=1, length=32_000)
     part, quarter = whole.first(10_000), slice(7_500, 10_000)
-    (long,) = tasks.learn([whole], ADD[cell])
-    (short,) = tasks.learn([part], replace(ADD[cell], window=2, stride=2))
+    (long,) = tasks.learn([whole], ADD[cell], FASTEST)
+    (short,) = tasks.learn([part], replace(ADD[cell], window=2, stride=2), FASTEST)
     assert whole.score(long, slice(22_000, 32_000)) <= 0.47
     assert part.score(short, quarter) > max(0.54, whole.score(long, quarter) + 0.05)
 
 
-def test_delayed_xor_is_solved() -> None:
+@pytest.mark.parametrize("backend", sorted({FASTEST, "numpy"}))
+def test_delayed_xor_is_solved(backend: str) -> None:
     """Chance, and the best of every linear model, is .693 nats."""
-    assert score(tasks.delayed_xor(seed=1, length=4_000), XOR, last=1_000) < 0.05
+    assert score(tasks.delayed_xor(seed=1, length=4_000), XOR, last=1_000, backend=backend) < 0.05
 
 
 def test_mackey_glass_one_step_ahead() -> None:

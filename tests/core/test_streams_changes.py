@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import accuracy
 import numpy as np
+import pytest
 import streams
+from folds import FASTEST
 
 from bptt_core import Outcomes, SensorState, SessionConfig
 
@@ -30,7 +32,7 @@ def test_after_a_level_shift_the_forecast_is_right_again_within_three_events_and
     """A jump by 14 deviations is one anomaly. The noise has variance 1 before and after it; measured over 50 events
     from the third after the jump on: 1.3 and 1.7. The interval is 1.3 times as wide then, and 1.1 times 300 later."""
     tables = [streams.level_shift(seed, 1300, AT) for seed in range(2)]
-    *_, outcomes = accuracy.forecast(tables, [SessionConfig(("x",))] * 2)
+    *_, outcomes = accuracy.forecast(tables, [SessionConfig(("x",))] * 2, backend=FASTEST)
     for values, served in zip(tables, outcomes, strict=True):
         error, width = squares(values, served)[:, 0], widths(served)
         assert error[AT] > 100, "nobody knew"
@@ -47,7 +49,7 @@ def test_when_the_noise_grows_fivefold_it_is_noticed_and_the_interval_follows() 
     """Half a hundred events after the change the interval is five times as wide, within 30 the drift is told, and
     of the next hundred intervals as many hold as should."""
     tables = [streams.variance_change(seed, 1300, AT) for seed in range(2)]
-    *_, outcomes = accuracy.forecast(tables, [SessionConfig(("x",))] * 2)
+    *_, outcomes = accuracy.forecast(tables, [SessionConfig(("x",))] * 2, backend=FASTEST)
     for values, served in zip(tables, outcomes, strict=True):
         width = widths(served)
         usual = np.median(width[AT - 300 : AT])
@@ -62,14 +64,15 @@ def test_when_the_noise_grows_fivefold_it_is_noticed_and_the_interval_follows() 
         assert AT < drifts[0] <= AT + 30
 
 
-def test_a_dead_sensor_is_named_and_hurts_no_other() -> None:
+@pytest.mark.parametrize("backend", sorted({FASTEST, "numpy"}))
+def test_a_dead_sensor_is_named_and_hurts_no_other(backend: str) -> None:
     """One channel of three repeats a value, or is missing, from some event on: the other two are forecast as well as
     in the stream where it lives (within 2 %), and the state says which of the two it is."""
     alive = streams.related_channels(0, 1000)
     stuck, gone = alive.copy(), alive.copy()
     stuck[AT:, 1], gone[AT:, 1] = alive[AT, 1], np.nan
     config = SessionConfig(("a", "b", "c"))
-    *_, (whole, repeating, missing) = accuracy.forecast([alive, stuck, gone], [config] * 3)
+    *_, (whole, repeating, missing) = accuracy.forecast([alive, stuck, gone], [config] * 3, backend=backend)
     others = [0, 2]
     usual = squares(alive, whole)[AT:, others].mean(axis=0)
     for values, served, state in ((stuck, repeating, SensorState.STUCK), (gone, missing, SensorState.MISSING)):

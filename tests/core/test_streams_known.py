@@ -8,6 +8,7 @@ from __future__ import annotations
 import accuracy
 import numpy as np
 import streams
+from folds import FASTEST
 
 from bptt_core import Outcomes, SessionConfig
 
@@ -32,7 +33,7 @@ def test_on_a_random_walk_it_is_as_good_as_persistence_and_on_white_noise_as_the
     """Measured at most 1.002 × persistence and 1.002 × the mean, which is known to be 5 here."""
     walks = [streams.random_walk(seed, 1000) for seed in range(3)]
     noises = [streams.white_noise(seed, 1000) for seed in range(3)]
-    *_, outcomes = accuracy.forecast(walks + noises, [ONE_AHEAD] * 6)
+    *_, outcomes = accuracy.forecast(walks + noises, [ONE_AHEAD] * 6, backend=FASTEST)
     for walk, served in zip(walks, outcomes[:3], strict=True):
         naive = np.diff(walk[:, 0]) ** 2
         assert squares(walk, served)[WARM:].mean() <= 1.01 * naive[WARM:].mean()
@@ -46,7 +47,7 @@ def test_a_noisy_sine_of_unknown_period_is_forecast_almost_to_its_noise() -> Non
     0.62 ×."""
     drawn = [streams.noisy_sine(seed, 1500) for seed in range(2)]
     tables = [*drawn, streams.with_missing(drawn[0], 0.3)]
-    *_, outcomes = accuracy.forecast(tables, [ONE_AHEAD] * 3)
+    *_, outcomes = accuracy.forecast(tables, [ONE_AHEAD] * 3, backend=FASTEST)
     for values, served, most, seed in zip(tables, outcomes, (1.25, 1.25, 1.45), (0, 1, 0), strict=True):
         error = squares(values, served)[500:]
         noise = (values - streams.noisy_sine(seed, 1500, noise=0.0))[501:, 0] ** 2
@@ -60,7 +61,7 @@ def test_an_autoregression_is_forecast_as_by_one_who_knows_it_and_its_intervals_
     the intervals hold, 0.88 in the worst 500 steps of all four streams."""
     drawn = [streams.autoregressive(seed, 1300) for seed in range(2)]
     tables = [*drawn, *(streams.with_missing(values, 0.3) for values in drawn)]
-    *_, outcomes = accuracy.forecast(tables, [ONE_AHEAD] * 4)
+    *_, outcomes = accuracy.forecast(tables, [ONE_AHEAD] * 4, backend=FASTEST)
     for values, served, most in zip(tables, outcomes, (1.03, 1.03, 1.08, 1.08), strict=True):
         error = squares(values, served)[500:]
         known = (values[1:] - best_of_autoregression(values)[:-1])[500:, 0] ** 2
@@ -83,7 +84,7 @@ def best_of_autoregression(values: np.ndarray) -> np.ndarray:
 def test_intervals_a_day_ahead_hold_on_a_stationary_stream() -> None:
     """Measured: 0.901 over all horizons, and within 0.003 of 0.9 at each."""
     values = streams.autoregressive(5, 1200)
-    *_, (outcomes,) = accuracy.forecast([values], [SessionConfig(("x",), horizon=24)])
+    *_, (outcomes,) = accuracy.forecast([values], [SessionConfig(("x",), horizon=24)], backend=FASTEST)
     shares = [covered(values, outcomes, h).mean() for h in range(1, 25)]
     assert abs(np.mean(shares) - 0.9) <= 0.01
     assert max(abs(share - 0.9) for share in shares) <= 0.02

@@ -12,6 +12,7 @@ import accuracy
 import numpy as np
 import pytest
 import streams
+from folds import FASTEST
 
 from bptt_core import Fold, Outcomes, ResetReason, SessionConfig, Slot
 
@@ -55,7 +56,7 @@ def test_nor_does_it_cost_more_with_two_channels_and_three_horizons() -> None:
 def live_and_poisoned(values: np.ndarray, before: int, config: SessionConfig) -> tuple[Outcomes, dict[str, Outcomes]]:
     """What a session goes on to forecast after so many events, and what its forks do whose best learner is broken;
     those learners are led back, and nobody else is."""
-    fold, (whole,), _ = accuracy.forecast([values[:before]], [config])
+    fold, (whole,), _ = accuracy.forecast([values[:before]], [config], backend=FASTEST)
     best = max(learners(fold, whole), key=lambda k: fold.status(whole).experts[k].weight)
     forks = {}
     for name, poison in (("parameters", break_parameters), ("rate", let_it_run_wild)):

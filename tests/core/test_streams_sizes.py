@@ -12,6 +12,7 @@ import accuracy
 import numpy as np
 import pytest
 import streams
+from folds import FASTEST
 
 from bptt_core import LearnerConfig, Outcomes, SessionConfig
 
@@ -32,7 +33,7 @@ def test_when_all_becomes_a_thousand_times_smaller_it_is_soon_better_than_persis
     tables = [streams.autoregressive(seed, 2000) for seed in range(3)]
     for values in tables:
         values[1000:] *= 1e-3
-    *_, outcomes = accuracy.forecast(tables, [SessionConfig(("x",), **kind)] * 3)
+    *_, outcomes = accuracy.forecast(tables, [SessionConfig(("x",), **kind)] * 3, backend=FASTEST)
     for values, served in zip(tables, outcomes, strict=True):
         naive = np.diff(values[:, 0]) ** 2
         assert squares(values, served)[1500:].mean() < 1.05 * naive[1500:].mean()
@@ -51,7 +52,7 @@ def test_absurd_values_leave_a_session_as_good_as_it_was(kind: dict[str, Any]) -
     for k, run in enumerate(absurd):
         for values in tables[3 * k : 3 * (k + 1)]:
             values[300 : 300 + len(run), 0] = run
-    *_, outcomes = accuracy.forecast(tables, [SessionConfig(("x",), **kind)] * len(tables))
+    *_, outcomes = accuracy.forecast(tables, [SessionConfig(("x",), **kind)] * len(tables), backend=FASTEST)
     errors = [squares(values, served)[810:1199].mean() for values, served in zip(tables, outcomes, strict=True)]
     ratio = np.reshape(errors, (len(absurd), 3)) / errors[:3]
     assert ratio.mean(axis=1).max() < 1.05

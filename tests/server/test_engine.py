@@ -192,7 +192,7 @@ def test_deleting_drops_what_was_not_folded(loop: Loop) -> None:
 
 
 def test_a_costly_session_is_folded_in_small_micro_batches(loop: Loop) -> None:
-    large = SessionConfig(("x",), learner=LearnerConfig(hidden=96, window=64)).validated()
+    large = SessionConfig(("x",), learner=LearnerConfig(hidden=192, window=64)).validated()
     for uid in "ab":
         loop.ask(loop.engine.create(uid, large, True))
         loop.engine.submit(uid, work(3))
@@ -203,7 +203,7 @@ def test_a_costly_session_is_folded_in_small_micro_batches(loop: Loop) -> None:
 
 def test_many_small_learners_make_a_session_a_costly_one(loop: Loop) -> None:
     """Alone such a learner is folded in whole micro-batches, with many beside it row by row."""
-    small = LearnerConfig(hidden=3, window=64)
+    small = LearnerConfig(hidden=3, window=256)
     several = tuple(replace(small, seed=seed) for seed in range(16))
     for uid, config in (("one", {"learner": small}), ("many", {"learners": several})):
         loop.ask(loop.engine.create(uid, SessionConfig(("x",), seasonality="off", **config).validated(), True))

@@ -9,7 +9,9 @@ import pytest
 
 from bptt.v1 import forecast_pb2
 from bptt_core import Categorical, Events, Fold, LearnerConfig, Outcomes, SessionConfig, lags, select_backend
-from server.packing import packed, stream_result, varint
+from bptt_core.outcomes import COLUMNS, Columns, Table
+from bptt_core.slab import Field
+from server.packing import packed, packed_run, stream_result, varint
 
 CONFIGS = {
     "plain": SessionConfig(("x", "y"), horizon=3, learner=LearnerConfig(hidden=2, window=5)),
@@ -71,6 +73,36 @@ def test_packed_outcomes_are_the_message(name: str) -> None:
     outs.learner_reset[3] = 2
     for table in (*pieces, outs.rows(2, 5)):
         assert same(packed(table, window), built(table, window))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("lengths", [(1,), (1, 1, 1, 2), (3, 1)])
+def test_cuts_of_a_table_are_packed_like_tables_of_their_own(rows: int, lengths: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(rows)
+    kinds = {"mean": (2, 1), "lower": (2, 1), "upper": (2, 1), "distribution": (2, 1, 3), "target_anomaly_score": (1,)}
+    kinds |= {"sensor_state": (1,), "norm_by_lag": (len(lags(5)),), "learner_reset": (2,)}
+    small = {"sensor_state", "update_result", "learner_reset"}
+    flags = {"drift", "warming_up"}
+    floats = {"loss", "gradient_norm", "clip_scale", "saturation", "update_ratio", "norm_by_lag"}
+    fields = []
+    for name in COLUMNS:
+        kind = np.int8 if name in small else np.bool_ if name in flags else np.float32 if name in floats else np.float64
+        fields.append(Field(name, kinds.get(name, ()), kind))
+    table = Table(Columns(fields), rows)
+    for place, name in enumerate(COLUMNS):
+        table.column(place)[...] = rng.normal(0, 3, table.column(place).shape).astype(int) % 2
+        if name == "norm_by_lag":
+            table.column(place)[rng.random(rows) < 0.7] = np.nan
+    cuts: list[Outcomes] = []
+    start = 0
+    while start < rows:
+        stop = min(rows, start + lengths[len(cuts) % len(lengths)])
+        cuts.append(table.cut(start + 1, start, stop))
+        start = stop
+    for cut in cuts:
+        assert same(packed(cut, 5), built(cut, 5))
+        assert same(packed_run([cut.rows(k, k + 1) for k in range(len(cut))], 5), built(cut, 5))
+        assert same(packed(cut.last(), 5), built(cut.last(), 5))
 
 
 def test_numbers_at_the_ends_of_their_range_are_packed() -> None:

@@ -75,6 +75,15 @@ def test_a_micro_batch_is_as_long_as_it_may_take_by_what_rows_are_thought_to_cos
     assert len(batches[0]) >= 8, "threads have something to share"
 
 
+def test_a_turn_ends_a_batch_of_events_that_takes_somewhat_more_than_its_share() -> None:
+    scheduler = Scheduler(4096, 256, batch_s=4 * MS)
+    for number in range(16):
+        scheduler.add(lane(number, MS / 128), Work(64))  # a sixteenth of a micro-batch is 32 rows
+    batches = everything(scheduler)
+    assert [n for turns in batches for n in rows(turns).values()] == [64] * 16
+    assert [len(turns) for turns in batches] == [8, 8]
+
+
 def test_a_row_that_costs_more_than_a_micro_batch_may_is_folded_alone() -> None:
     scheduler = Scheduler(1000, 100, batch_s=10 * MS)
     for name in ("huge", "small", "huge too"):

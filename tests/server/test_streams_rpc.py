@@ -341,7 +341,7 @@ def test_no_late_batch_reaches_a_namesake(rpc: Any, session: str, noise: Any, re
 def test_queued_events_of_a_deleted_session_fail_in_order(
     start_server: Any, connect: Any, noise: Any, gate: Any, wait_for: Any
 ) -> None:
-    server = start_server(prelude=gate.prelude)
+    server = start_server("--turn-events", "64", prelude=gate.prelude)
     rpc = connect(server.target)
     rpc.create("s")
     stream, _ = opened(rpc, "s")

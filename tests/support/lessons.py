@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,8 @@ from learners import learner_shape
 from bptt_core import reference
 from bptt_core.backends.cuda import shapes
 from bptt_core.learner import LearnerShape, device_fields, host_fields
-from bptt_core.lessons import CHANGED, CLEAR, EVENT, Learned, Lesson, report_width
-from bptt_core.slab import LINE, Layout, Rows, Slab
+from bptt_core.lessons import CHANGED, CLEAR, EVENT, Learned, Lesson
+from bptt_core.slab import LINE, Rows, Slab
 
 Learn = Callable[[LearnerShape, Rows, Rows, Lesson], Learned]
 State = tuple[Rows, Rows]
@@ -158,22 +159,11 @@ def reference_learn(shape: LearnerShape, device: Rows, host: Rows, lesson: Lesso
 
 
 @functools.cache
-def _compiled() -> Callable[..., None]:
-    """One entry for all shapes: the plan is data."""
-    from bptt_core.backends.jit.learner import learn_step
-    from bptt_core.backends.jit.memory import entry
+def _engine() -> Any:
+    """Compiled once on a machine, for the service and the tests."""
+    from bptt_core.backends.jit.engine import CompiledFold
 
-    @entry
-    def run(plans: Any, rows: Any, steps: Any, given: Any, scratch: int) -> None:
-        plan = plans[0]
-        inputs, arrived, ys, reports, anchors = given[0], given[1], given[2], given[3], given[4]
-        for k in range(len(rows)):
-            at = steps[k, 0]
-            x, targets = inputs + 4 * plan.D * at, arrived + 4 * plan.N * (anchors * at + steps[k, 1])
-            y, report = ys + 4 * plan.K * k, reports + 4 * plan.report_width * k
-            learn_step(plan, rows[k, 0], rows[k, 1], x, targets, steps[k, 2], steps[k, 3], scratch, y, report)
-
-    return run
+    return CompiledFold(1)
 
 
 def numba_learn(shape: LearnerShape, device: Rows, host: Rows, lesson: Lesson) -> Learned:
@@ -196,23 +186,12 @@ def numba_learn(shape: LearnerShape, device: Rows, host: Rows, lesson: Lesson) -
 def learn_at(shape: LearnerShape, addresses: list[np.ndarray], lesson: Lesson) -> Learned:
     """The same of learners whose rows, device and host, lie at `addresses`. The scratch memory is NaN at first, and
     what lies behind it stays that."""
-    from bptt_core.backends.jit.learner import learner_plan
-    from bptt_core.backends.jit.plan import table
-
-    plan, size = learner_plan(shape, *(Layout.of(fields(shape)).offsets for fields in (device_fields, host_fields)))
-    whose = np.repeat(np.arange(len(lesson.count)), lesson.count)
-    at = np.concatenate([start + np.arange(count) for start, count in zip(lesson.start, lesson.count, strict=True)])
-    steps = np.stack([at, lesson.anchor[whose], lesson.flags[at], lesson.season[whose]], axis=1).astype(np.int64)
-    learned = Learned(
-        np.empty((len(at), shape.outputs), np.float32), np.empty((len(at), report_width(shape)), np.float32)
-    )
-    arrays = [lesson.inputs, lesson.arrived, learned.ys, learned.reports]
-    given = np.array([*(array.ctypes.data for array in arrays), lesson.arrived.shape[1]], np.int64)
+    engine, places = _engine(), [SimpleNamespace(addresses=lambda _, own=own: own) for own in addresses]
+    size = engine._learner_plan(shape).scratch
     memory = np.full(size + 3 * LINE, 0xFF, np.uint8)  # NaN in every type
-    start = -memory.ctypes.data % LINE
-    rows = np.stack(addresses, axis=1)[whose]
-    _compiled()(table([plan]), rows, steps, given, memory.ctypes.data + start)
-    assert (memory[start + size :] == 0xFF).all()
+    engine._blocks[0] = memory
+    learned: Learned = engine.learn(shape, *places, np.arange(len(lesson.count)), lesson)
+    assert (memory[-memory.ctypes.data % LINE + size :] == 0xFF).all()
     return learned
 
 

@@ -2,7 +2,8 @@
 
 The stages are those of the reference, each compiled for one session and one step; this puts them in order: gaps in time
 become missing steps or a jump, every learner of a session takes the step, and of an event the outcome is written into
-the columns of a table. Nothing here allocates, waits or knows threads: callers give each call sessions, scratch and
+the columns of a table. Where learners are taught elsewhere, what comes before them and what comes after are calls of
+their own. Nothing here allocates, waits or knows threads: callers give each call sessions, scratch and
 rows of its own, so what comes of a session depends on nothing else. Array legend as in `steps.py`; S sessions.
 """
 
@@ -17,7 +18,8 @@ from bptt_core.backends.jit.forecasts import serve_clear, serve_step
 from bptt_core.backends.jit.learner import learn_step
 from bptt_core.backends.jit.memory import entry, exact, f32, f64, i8, i64
 from bptt_core.backends.jit.scaling import scale_clear, scale_step
-from bptt_core.backends.jit.timeline import periods_missed
+from bptt_core.backends.jit.timeline import PERIOD, TIMED, periods_missed
+from bptt_core.backends.jit.timeline import SIZE as TIMELINE
 from bptt_core.events import UpdateResult
 from bptt_core.lessons import (
     BY_LAG,
@@ -29,10 +31,16 @@ from bptt_core.lessons import (
     RESULT,
     UPDATE_RATIO,
 )
+from bptt_core.reports import RANK
 
-# Columns of the table of sessions: address of the row, first event, events, row of the first outcome, and, filled in
-# here, the last sequence before.
-ROW, FIRST, EVENTS, OUT, BEFORE = range(5)
+# What of the fold a call does: all of it; or its steps are counted, scaled, learned from elsewhere, and served; or
+# learners are given a lesson.
+WHOLE, COUNT, SCALE, SERVE, LESSON = range(5)
+# Addresses of the columns of events; 0: there is none.
+VALUES, TIMES, STARTS = range(3)
+# Columns of the table of sessions: address of the row, first event, events, row of the first outcome, first step and
+# steps; and, filled in here, the last sequence before.
+ROW, FIRST, EVENTS, OUT, FIRST_STEP, STEPS, BEFORE = range(7)
 # … of that of members: group, position of the anchor, slot of the season it is taken from or −1.
 GROUP, ANCHOR, SEASON = range(3)
 # … of that of outcomes: address, bytes of a row, offset in the step's row, offset of the latest in the session's.
@@ -40,19 +48,15 @@ ADDRESS, BYTES, FROM, LATEST = range(4)
 SERVED: Final = 10  # outcome columns that come from serving; those of the update's report follow
 NUMBERS: Final = UPDATE_RATIO - LOSS + 1
 
+STEP: Final = "inputs", "arrived", "changed", "ys", "reports", "flags", "jump"  # what of its row is looked at here
 NAMES: Final = (
     "features", "members", "pairs", "outputs", "report_width", "lag_count", "longest_gap", "last_sequence", "timeline",
-    "seasonal", "to_inputs", "to_arrived", "to_changed", "to_ys", "to_reports",
+    "seasonal", "step_bytes", *(f"to_{name}" for name in STEP),
 )  # fmt: skip
 
-# From the least to the best of what became of several learners' updates.
-_RANK: Final = tuple(
-    (UpdateResult.NOT_DUE, UpdateResult.LEARNING_OFF, UpdateResult.NO_TARGET, UpdateResult.NON_FINITE,
-     UpdateResult.APPLIED).index(result) for result in UpdateResult
-)  # fmt: skip
+_RANK: Final = tuple(RANK.tolist())
 _APPLIED: Final = int(UpdateResult.APPLIED)
 _FIRST_SLOT, _SECOND_SLOT = CHANGED
-_PERIOD: Final = 3  # of the timeline
 
 
 @exact
@@ -69,13 +73,50 @@ def _copy(source: int, target: int, count: int) -> None:
 
 
 @exact
-def _learn(
-    plan: Any, learn_plans: Any, members: Any, learners: Any, session: int, step: int, flags: int, scratch: int
+def _gap(plan: Any, timeline: int, times: int, starts: int, e: int) -> Any:
+    """What lies in time before an event: missing steps to fill in, or a jump over more than these; and its time. The
+    timeline moves on."""
+    fresh = starts != 0 and i8(starts + e, 1)[0] != 0
+    if times == 0:
+        i64(timeline, TIMED + 1)[TIMED] = 0
+        return fresh, 0, 0, 0
+    now = i64(times + 8 * e, 1)[0]
+    missed = periods_missed(timeline, now, fresh)
+    filled = missed if missed <= plan.longest_gap and not fresh else 0
+    return fresh, filled, missed - filled, now
+
+
+@exact
+def _scale(
+    plan: Any,
+    scale_plan: Any,
+    row: int,
+    step: int,
+    values: int,
+    event: bool,
+    clear: bool,
+    jump: int,
+    timed: bool,
+    now: int,
+    period: int,
+    scratch: int,
 ) -> None:
-    """All learners of a session take a step."""
+    """The first stage of one step, and what the others must know of it."""
+    if clear:
+        scale_clear(scale_plan, row, jump)
+    scale_step(scale_plan, row, step, values, timed, now, period, scratch)
+    flags = EVENT * event + CLEAR * clear
     if plan.seasonal:
         changed = i8(step + plan.to_changed, 2)
         flags += _FIRST_SLOT * int(changed[0]) + _SECOND_SLOT * int(changed[1])
+    i8(step + plan.to_flags, 1)[0] = np.int8(flags)
+    i64(step + plan.to_jump, 1)[0] = jump
+
+
+@exact
+def _learn(plan: Any, learn_plans: Any, members: Any, learners: Any, session: int, step: int, scratch: int) -> None:
+    """All learners of a session take a step."""
+    flags = int(i8(step + plan.to_flags, 1)[0])
     for m in range(plan.members):
         learn_step(
             learn_plans[members[m, GROUP]],
@@ -121,6 +162,46 @@ def _report(plan: Any, step: int, outcomes: Any, row: int) -> None:
 
 
 @exact
+def _serve(plan: Any, serve_plan: Any, row: int, step: int, outcomes: Any, out: int, scratch: int) -> int:
+    """The last stage of one step; of an event the outcome is written to row `out`. The row of the next one."""
+    flags = int(i8(step + plan.to_flags, 1)[0])
+    event = flags & EVENT != 0
+    if flags & CLEAR:
+        serve_clear(serve_plan, row, i64(step + plan.to_jump, 1)[0])
+    serve_step(serve_plan, row, step, event, scratch)
+    if not event:
+        return out
+    for c in range(SERVED):
+        size = outcomes[c, BYTES]
+        _copy(step + outcomes[c, FROM], outcomes[c, ADDRESS] + size * out, size)
+    _report(plan, step, outcomes, out)
+    return out + 1
+
+
+@exact
+def _close(plan: Any, sessions: Any, session: int, outcomes: Any) -> None:
+    """Notes how far a session has come, and the last outcome as its latest."""
+    row, count = sessions[session, ROW], sessions[session, EVENTS]
+    last = i64(row + plan.last_sequence, 1)
+    sessions[session, BEFORE] = last[0]
+    last[0] += count
+    for c in range(len(outcomes)):
+        size = outcomes[c, BYTES]
+        _copy(outcomes[c, ADDRESS] + size * (sessions[session, OUT] + count - 1), row + outcomes[c, LATEST], size)
+
+
+@exact
+def _count(plan: Any, sessions: Any, session: int, events: Any, scratch: int) -> None:
+    """The steps that the events of one session become. Changes nothing."""
+    row, first, count = sessions[session, ROW], sessions[session, FIRST], sessions[session, EVENTS]
+    _copy(row + plan.timeline, scratch, 8 * TIMELINE)
+    steps = count
+    for e in range(first, first + count):
+        steps += _gap(plan, scratch, events[TIMES], events[STARTS], e)[1]
+    sessions[session, STEPS] = steps
+
+
+@exact
 def _session(
     plan: Any,
     scale_plan: Any,
@@ -130,14 +211,14 @@ def _session(
     members: Any,
     learners: Any,
     outcomes: Any,
+    events: Any,
     session: int,
-    values: int,
-    times: int,
-    starts: int,
+    only_scale: bool,
     step: int,
     scratch: int,
 ) -> None:
-    """All events of one session."""
+    """All events of one session: all stages, with one row for every step; or the first stage, each step with a row of
+    its own."""
     row, first, count, out = (
         sessions[session, ROW], sessions[session, FIRST], sessions[session, EVENTS], sessions[session, OUT],
     )  # fmt: skip
@@ -146,40 +227,37 @@ def _session(
     for k in range(plan.features):
         nothing[k] = np.nan
     scratch += (8 * plan.features + 63) // 64 * 64
-    timeline = i64(row + plan.timeline, _PERIOD + 1)
+    timed, timeline = events[TIMES] != 0, i64(row + plan.timeline, PERIOD + 1)
+    step += plan.step_bytes * sessions[session, FIRST_STEP] * only_scale
     for e in range(first, first + count):
-        fresh = starts != 0 and i8(starts + e, 1)[0] != 0
-        filled, jump, now, period = 0, 0, 0, 0
-        if times == 0:
-            timeline[0] = 0
-        else:
-            now = i64(times + 8 * e, 1)[0]
-            missed = periods_missed(row + plan.timeline, now, fresh)
-            period = timeline[_PERIOD]
-            filled = missed if missed <= plan.longest_gap and not fresh else 0
-            jump = missed - filled
-        timed = times != 0
+        fresh, filled, jump, now = _gap(plan, row + plan.timeline, events[TIMES], events[STARTS], e)
+        period = timeline[PERIOD] if timed else 0
         for f in range(filled + 1):
             event = f == filled
             clear = event and (fresh or jump > 0)
-            if clear:
-                scale_clear(scale_plan, row, jump)
-                serve_clear(serve_plan, row, jump)
-            here = values + 8 * plan.features * e if event else missing
-            scale_step(scale_plan, row, step, here, timed, now - (filled - f) * period, period, scratch)
-            _learn(plan, learn_plans, members, learners, session, step, EVENT * event + CLEAR * clear, scratch)
-            serve_step(serve_plan, row, step, event, scratch)
-        for c in range(SERVED):
-            size = outcomes[c, BYTES]
-            _copy(step + outcomes[c, FROM], outcomes[c, ADDRESS] + size * out, size)
-        _report(plan, step, outcomes, out)
-        out += 1
-    last = i64(row + plan.last_sequence, 1)
-    sessions[session, BEFORE] = last[0]
-    last[0] += count
-    for c in range(len(outcomes)):
-        size = outcomes[c, BYTES]
-        _copy(outcomes[c, ADDRESS] + size * (out - 1), row + outcomes[c, LATEST], size)
+            here = events[VALUES] + 8 * plan.features * e if event else missing
+            then = now - (filled - f) * period
+            _scale(plan, scale_plan, row, step, here, event, clear, jump, timed, then, period, scratch)
+            if only_scale:
+                step += plan.step_bytes
+                continue
+            _learn(plan, learn_plans, members, learners, session, step, scratch)
+            out = _serve(plan, serve_plan, row, step, outcomes, out, scratch)
+    if not only_scale:
+        _close(plan, sessions, session, outcomes)
+
+
+@exact
+def _serve_session(
+    plan: Any, serve_plan: Any, sessions: Any, outcomes: Any, session: int, step: int, scratch: int
+) -> None:
+    """The last stage of one session, of steps that were scaled and learned from."""
+    out = sessions[session, OUT]
+    step += plan.step_bytes * sessions[session, FIRST_STEP]
+    for _ in range(sessions[session, STEPS]):
+        out = _serve(plan, serve_plan, sessions[session, ROW], step, outcomes, out, scratch)
+        step += plan.step_bytes
+    _close(plan, sessions, session, outcomes)
 
 
 @exact
@@ -220,19 +298,25 @@ def compiled(digest: int) -> Callable[..., None]:
         outcomes: Any,
         events: Any,
         lesson: Any,
+        part: int,
         step: int,
         scratch: int,
     ) -> None:
-        """The sessions `chosen` of a call; or, where there is a `lesson`, its learners `chosen`."""
+        """That part of the fold for the sessions `chosen` of a call, or of its learners if it is a lesson."""
         if digest == 0:  # read, so that it is part of what the cache looks at
             return
         for n in range(len(chosen)):
-            if len(lesson) > 0:
-                _lesson(learn_plans[0], lesson, events, learners, chosen[n], scratch)
+            k = chosen[n]
+            if part == LESSON:
+                _lesson(learn_plans[0], lesson, events, learners, k, scratch)
+            elif part == COUNT:
+                _count(plans[0], sessions, k, events, scratch)
+            elif part == SERVE:
+                _serve_session(plans[0], serve_plans[0], sessions, outcomes, k, step, scratch)
             else:
                 _session(
                     plans[0], scale_plans[0], learn_plans, serve_plans[0], sessions, members, learners, outcomes,
-                    chosen[n], events[0], events[1], events[2], step, scratch,
+                    events, k, part == SCALE, step, scratch,
                 )  # fmt: skip
 
     try:

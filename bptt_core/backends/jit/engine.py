@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
-from typing import Any, Final
+from typing import Final
 
 import llvmlite.binding
 import numba
@@ -21,23 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt_core.backends import Task
-from bptt_core.backends.jit import driver, forecasts, learner, scaling
+from bptt_core.backends.jit import driver, forecasts, learner, scaling, timeline
+from bptt_core.backends.jit.calls import NONE, Addresses, Begun, Call, SessionPlan
 from bptt_core.backends.jit.plan import Plan, table
 from bptt_core.backends.jit.steps import step_fields
 from bptt_core.learner import LearnerShape, device_fields, host_fields
 from bptt_core.learner_config import SEASON_ANCHORS
 from bptt_core.lessons import Learned, Lesson, report_width
-from bptt_core.outcomes import COLUMNS, Columns, Outcomes, Table
+from bptt_core.outcomes import COLUMNS, Columns, Outcomes
 from bptt_core.shape import Shape
 from bptt_core.shape import fields as session_fields
 from bptt_core.slab import LINE, Layout, Slab
 
-Addresses = NDArray[np.int64]
-
 WORTH_A_THREAD: Final = 1.2e7  # multiply-adds, about half a ms: with less, waiting for a thread takes longer
 VERSION: Final = str(numba.__version__)
 CPU: Final = str(llvmlite.binding.get_host_cpu_name())
-_NONE: Final = np.zeros((0, 5), np.int64)
 
 
 @dataclass(frozen=True)
@@ -55,23 +53,6 @@ class _LearnerPlan:
         return cls(plan, scratch, 3.0 * shape.rows * shape.layout.size / shape.stride)
 
 
-@dataclass(frozen=True)
-class _SessionPlan:
-    """Of sessions of one shape: the records, and where outcomes lie."""
-
-    plans: NDArray[Any]
-    scale: NDArray[Any]
-    learn: NDArray[Any]
-    serve: NDArray[Any]
-    members: NDArray[np.int64]
-    columns: Columns
-    outcomes: NDArray[np.int64]  # [columns, 4], addresses to be filled in
-    step_bytes: int
-    scratch: int
-    cost: float
-    keep: tuple[Plan, ...]  # what the records point to lives as long as these
-
-
 class CompiledFold:
     """Steps sessions and learners in compiled code. Used by one thread at a time."""
 
@@ -79,7 +60,7 @@ class CompiledFold:
         self.threads = max(1, threads)
         self._run: Callable[..., None] = driver.compiled(_digest())
         self._pool = ThreadPoolExecutor(self.threads - 1, "fold") if self.threads > 1 else None
-        self._sessions: dict[Shape, _SessionPlan] = {}
+        self._sessions: dict[Shape, SessionPlan] = {}
         self._learners: dict[LearnerShape, _LearnerPlan] = {}
         self._blocks = [np.empty(0, np.uint8) for _ in range(self.threads)]
 
@@ -91,24 +72,21 @@ class CompiledFold:
         """Compiles, or reads what was compiled before."""
         numbers = np.zeros(0, np.int64)
         plans = [table([Plan(names)]) for names in (driver.NAMES, scaling.NAMES, learner.NAMES, forecasts.NAMES)]
-        tables = [np.zeros(shape, np.int64) for shape in ((0, 5), (0, 3), (0, 1, 2), (0, 4))]
-        self._run(numbers, *plans, *tables, numbers, _NONE, 0, 0)
+        self._run(numbers, *plans, NONE, NONE, NONE[None], NONE, numbers, NONE, driver.WHOLE, 0, 0)
 
     def step(self, tasks: Sequence[Task]) -> list[list[Outcomes]]:
         """Takes the events of the sessions of every task, in place on their rows; their outcomes in the same order."""
-        shares: list[tuple[Callable[[Addresses, int], None], NDArray[np.float64]]] = []
-        results, needed = [], 0
-        for task in tasks:
-            plan = self._plan(task.shape)
-            sessions, table, run = self._prepared(plan, task)
-            needed = max(needed, plan.step_bytes + plan.scratch)
-            shares.append((run, sessions[:, driver.EVENTS].astype(np.float64) * plan.cost))
-            results.append((sessions, table))
-        self._spread(shares, needed)
-        return [
-            [table.cut(before + 1, out, out + count) for _, _, count, out, before in sessions.tolist()]
-            for sessions, table in results
-        ]
+        calls = [Call(self._run, self._plan(task.shape), task) for task in tasks]
+        self._spread([(call.whole, call.costs) for call in calls], max(call.plan.scratch for call in calls))
+        return [call.outcomes() for call in calls]
+
+    def begin(self, task: Task) -> Begun:
+        """Scales the events of a task's sessions, in place on their rows."""
+        call = Call(self._run, self._plan(task.shape), task)
+        self._spread([(call.count, call.costs)], call.plan.scratch)
+        call.make_steps()
+        self._spread([(call.scale, call.costs)], call.plan.scratch)
+        return Begun(call, lambda: self._spread([(call.serve, call.costs)], call.plan.scratch))
 
     def can_teach(self, shape: LearnerShape) -> bool:
         """All learners can be taught here."""
@@ -131,10 +109,9 @@ class CompiledFold:
         learners = np.stack([device.addresses(slots), host.addresses(slots)], axis=1)[:, None]
         records = [table([Plan(names)]) for names in (driver.NAMES, scaling.NAMES)]
         records += [table([plan.plan]), table([Plan(forecasts.NAMES)])]
-        none = np.zeros((0, 5), np.int64)
 
         def run(chosen: Addresses, block: int) -> None:
-            self._run(chosen, *records, none, none, learners, none, given[1], given[0], block, block)
+            self._run(chosen, *records, NONE, NONE, learners, NONE, given[1], given[0], driver.LESSON, 0, block)
 
         self._spread([(run, lesson.count.astype(np.float64) * plan.cost)], plan.scratch)
         return Learned(ys, reports)
@@ -173,35 +150,7 @@ class CompiledFold:
         for run, chosen in parts:
             run(chosen, block)
 
-    def _prepared(
-        self, plan: _SessionPlan, task: Task
-    ) -> tuple[NDArray[np.int64], Table, Callable[[Addresses, int], None]]:
-        """The sessions of a task, the table of their outcomes, and what steps those that are chosen."""
-        given = task.events
-        values = np.ascontiguousarray(given.values, np.float64)
-        times = None if given.timestamps_ns is None else np.ascontiguousarray(given.timestamps_ns, np.int64)
-        starts = None if given.episode_start is None else np.ascontiguousarray(given.episode_start, np.bool_)
-        counts = np.array(task.counts)
-        sessions = np.empty((len(counts), driver.BEFORE + 1), np.int64)
-        sessions[:, driver.ROW], sessions[:, driver.EVENTS] = task.rows, counts
-        np.subtract(np.cumsum(counts), counts, out=sessions[:, driver.FIRST])
-        sessions[:, driver.OUT] = sessions[:, driver.FIRST]
-        table = Table(plan.columns, len(values))
-        outcomes = plan.outcomes.copy()
-        np.add(plan.columns.before[:-1] * len(values), table.memory.ctypes.data, out=outcomes[:, driver.ADDRESS])
-        columns = values, times, starts
-        events = np.array([0 if column is None else column.ctypes.data for column in columns], np.int64)
-
-        def run(chosen: Addresses, block: int) -> None:
-            assert columns  # they live as long as this, and their memory is read below
-            self._run(
-                chosen, plan.plans, plan.scale, plan.learn, plan.serve, sessions, plan.members, task.learners, outcomes,
-                events, _NONE, block, block + plan.step_bytes,
-            )  # fmt: skip
-
-        return sessions, table, run
-
-    def _plan(self, shape: Shape) -> _SessionPlan:
+    def _plan(self, shape: Shape) -> SessionPlan:
         if shape not in self._sessions:
             self._sessions[shape] = self._planned(shape)
         return self._sessions[shape]
@@ -211,7 +160,7 @@ class CompiledFold:
             self._learners[shape] = _LearnerPlan.of(shape)
         return self._learners[shape]
 
-    def _planned(self, shape: Shape) -> _SessionPlan:
+    def _planned(self, shape: Shape) -> SessionPlan:
         at, to = Layout.of(session_fields(shape)), Layout.of(step_fields(shape))
         groups = [self._learner_plan(group.learner) for group in shape.groups]
         scale, scale_scratch = scaling.scale_plan(shape, at.offsets, to.offsets)
@@ -228,14 +177,15 @@ class CompiledFold:
             last_sequence=at.offsets["last_sequence"],
             timeline=at.offsets["timeline"],
             seasonal=int(shape.scaling.seasons is not None),
-            **{f"to_{name}": to.offsets[name] for name in ("inputs", "arrived", "changed", "ys", "reports")},
+            step_bytes=to.bytes,
+            **{f"to_{name}": to.offsets[name] for name in driver.STEP},
         )
         outcomes = [
             (0, f.bytes, to.offsets.get(name, -1), at.offsets[f.name])
             for f, name in zip(shape.outcome, COLUMNS, strict=True)
         ]
         scratch = max(scale_scratch, serve_scratch, *(group.scratch for group in groups))
-        return _SessionPlan(
+        return SessionPlan(
             plans=table([plan]),
             scale=table([scale]),
             learn=table([group.plan for group in groups]),
@@ -243,8 +193,8 @@ class CompiledFold:
             members=_members(shape),
             columns=Columns(shape.outcome),
             outcomes=np.array(outcomes, np.int64),
-            step_bytes=to.bytes,
-            scratch=scratch + LINE * (1 + shape.scaling.features),
+            steps=to,
+            scratch=to.bytes + max(scratch, 8 * timeline.SIZE) + LINE * (1 + shape.scaling.features),
             cost=sum(len(g.members) * p.cost for g, p in zip(shape.groups, groups, strict=True)),
             keep=(plan, scale, serve, *(group.plan for group in groups)),
         )

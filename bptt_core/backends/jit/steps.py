@@ -26,6 +26,8 @@ def step_fields(shape: Shape) -> list[Field]:
     return [
         Field("inputs", (scales.inputs,), np.float32),
         Field("arrived", (A, H * O), np.float32),
+        Field("flags", (), np.int8),  # of a lesson
+        Field("jump", (), np.int64),  # steps that were left out before this one
         Field("changed", (SLOTS,), np.int8),  # the season of this slot is another one from this step on
         Field("observed", (O,), np.float64),
         Field("last", (O,), np.float64),

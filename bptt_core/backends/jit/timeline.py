@@ -14,7 +14,7 @@ from bptt_core.backends.jit.memory import exact, i64
 from bptt_core.timeline import DIFFERENCES, MAX_DIFFERENCE_NS
 
 TIMED, LAST, GRID, PERIOD, COUNT, FIRST = range(6)  # places in the row; FIRST: of the differences
-_ROW: Final = FIRST + DIFFERENCES
+SIZE: Final = FIRST + DIFFERENCES
 
 
 @exact
@@ -23,7 +23,7 @@ def periods_missed(address: int, now: int, fresh: bool) -> int:
 
     `fresh`: the event begins an episode.
     """
-    row = i64(address, _ROW)
+    row = i64(address, SIZE)
     period, missed = row[PERIOD], 0
     if row[TIMED] != 1 or period == 0:
         if row[TIMED] == 1 and not fresh:
@@ -62,11 +62,11 @@ def _learn_period(row: Any, difference: int) -> None:
     row[COUNT] += 1
     if row[COUNT] < DIFFERENCES:
         return
-    for k in range(FIRST, _ROW):
+    for k in range(FIRST, SIZE):
         smaller = 0
-        for other in range(FIRST, _ROW):
+        for other in range(FIRST, SIZE):
             smaller += row[other] < row[k] or (row[other] == row[k] and other < k)
         if smaller == DIFFERENCES // 2:
             row[PERIOD] = row[k]
-    for k in range(COUNT, _ROW):
+    for k in range(COUNT, SIZE):
         row[k] = 0
