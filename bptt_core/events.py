@@ -59,6 +59,10 @@ class Events:
         """Events start..stop, as views."""
         return Events(*(None if c is None else c[start:stop] for c in self._columns()))  # type: ignore[arg-type]
 
+    def chosen(self, rows: NDArray[np.bool_]) -> Events:
+        """Those events alone, in their order."""
+        return Events(*(None if c is None else c[rows] for c in self._columns()))  # type: ignore[arg-type]
+
     @staticmethod
     def joined(parts: list[Events]) -> Events:
         """Consecutive tables as one."""

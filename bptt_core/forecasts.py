@@ -203,7 +203,7 @@ def _settle(shape: ForecastShape, rows: Rows, waited: Floats, observed: Floats) 
     mean, lower, upper, unit = (waited[..., k] for k in (MEAN, LOWER, UPPER, UNIT))
     odd = anomaly.step(shape.oddness, rows, observed, mean[:, 0], lower[:, 0], upper[:, 0], FAR_BELOW * unit[:, 0])
     drifted = drift.step(shape.change, rows, (observed - mean[:, 0]) / unit[:, 0])
-    if np.isnan(observed[:, None] - mean).all():
+    if np.isnan(observed).all():  # nobody's value came: nothing below would change anything
         return _Judged(odd, drifted)
     scores.settle(rows, (mean, waited[..., PERSISTENCE], waited[..., SEASONAL]), observed)
     scores.settle_bounds(rows, lower, upper, observed)

@@ -3,12 +3,14 @@
 Sessions of one shape are stepped together. The compiled engine steps whole sessions where the learners are its own, and
 scales and serves where they are on a device; of sessions it does not know, stages of the reference do, and whoever is
 fastest gives the learners their lessons. The stages work on copies of the sessions' rows that are written back at the
-end, and what is changed in place is copied before, so that a call that raises has changed nothing.
+end, and what is changed in place is copied before, so that a call that raises has changed nothing. (Only an
+interruption from the keyboard may find some of the sessions stepped and others not.)
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,8 @@ from bptt_core.slab import Rows
 from bptt_core.store import School, Slot, Store, Team
 
 Work = list[tuple[Slot, Events]]
+
+ROOM_BYTES: Final = 2**26  # for the steps of a call whose learners are on a device
 
 
 def step(backend: Backend, store: Store, work: Work) -> list[Outcomes]:
@@ -82,9 +86,27 @@ def _step_whole(engine: Engine, store: Store, work: Work, groups: list[list[int]
 def _task(store: Store, work: Work) -> Task:
     """Of sessions of one shape; where their learners lie is still to be filled in."""
     shape, events = work[0][0].shape, [own for _, own in work]
+    for own in events:
+        sizes = {len(own), *(len(c) for c in (own.timestamps_ns, own.episode_start) if c is not None)}
+        if own.values.shape[1:] != (shape.scaling.features,) or len(sizes) > 1 or len(own) == 0:
+            raise ValueError(
+                f"{own.values.shape} values for {shape.scaling.features} features, columns of {sizes} events"
+            )
     rows = store.slabs[shape].addresses(np.array([slot.index for slot, _ in work]))
     learners = np.zeros((len(work), shape.learners, 2), np.int64)
     return Task(shape, Events.joined(events), [len(own) for own in events], rows, learners)
+
+
+def _halves(task: Task) -> tuple[Task, Task]:
+    """The first half of every session's events, and the rest."""
+    counts = np.array(task.counts)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    early = within < np.repeat((counts + 1) // 2, counts)
+    first, second = (
+        replace(task, events=task.events.chosen(rows), counts=[int(n) for n in sizes])
+        for rows, sizes in ((early, (counts + 1) // 2), (~early, counts // 2))
+    )
+    return first, second
 
 
 def _pupils(backend: Backend, store: Store, slots: list[Slot]) -> list[_Pupils | _Copies]:
@@ -113,7 +135,13 @@ class _Split:
 
     def run(self) -> list[Outcomes]:
         """The outcomes in the order of the work."""
-        begun = self._engine.begin(self._task)
+        return self._run(self._task)
+
+    def _run(self, task: Task) -> list[Outcomes]:
+        begun = self._engine.begin(task, ROOM_BYTES if max(task.counts) > 1 else None)
+        if begun is None:  # where events lie behind long gaps
+            halves = [self._run(half) for half in _halves(task)]
+            return [Outcomes.joined(list(parts)) for parts in zip(*halves, strict=True)]
         return begun.finish([team.learn(begun.lesson(g)) for g, team in enumerate(self._teams)])
 
     def put(self) -> None:

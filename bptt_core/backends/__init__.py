@@ -57,8 +57,9 @@ class Engine(Protocol):
     def step(self, tasks: Sequence[Task]) -> list[list[Outcomes]]:
         """Takes the events of the sessions of every task, in place on their rows; their outcomes in the same order."""
 
-    def begin(self, task: Task) -> Begun:
-        """Scales the events of a task's sessions, in place on their rows; where their learners lie is not looked at."""
+    def begin(self, task: Task, room_bytes: int | None) -> Begun | None:
+        """Scales the events of a task's sessions, in place on their rows; where their learners lie is not looked at.
+        None, and nothing has changed, if the steps that the events become do not fit so much memory."""
 
     def warm_up(self) -> None:
         """Compiles what the first call would otherwise wait for."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -213,3 +214,48 @@ def test_events_may_lie_in_memory_as_they_like(each_backend: Backend, outcome_bi
         (outcomes,) = fold.step([(slot, Events(np.asarray(table)))])
         found.append(outcome_bits(outcomes))
     assert found == found[:1] * len(found)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        Events(np.zeros((3, 1))),
+        Events(np.zeros((0, 2))),
+        Events(np.zeros((3, 2)), np.arange(2)),
+        Events(np.zeros((3, 2)), None, None, np.zeros(4, bool)),
+    ],
+    ids=["features", "none", "times", "episodes"],
+)
+def test_tables_of_another_size_are_refused(events: Events) -> None:
+    """Compiled code would read what lies behind them."""
+    fold = Fold(backend_called(FASTEST, 1))
+    slots = [fold.create(SessionConfig(("x", "y"))) for _ in range(2)]
+    fold.step([(slot, Events(np.ones((2, 2)))) for slot in slots])
+    before = [fold.checkpoint(slot) for slot in slots]
+    with pytest.raises(ValueError, match="2 features"):
+        fold.step([(slots[0], Events(np.ones((5, 2)))), (slots[1], events)])
+    assert [fold.checkpoint(slot) for slot in slots] == before
+
+
+@needs_compiled
+def test_an_interruption_waits_for_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They write to the rows of sessions, which must not change any more when the call is over."""
+    from bptt_core.backends.jit import engine
+
+    class Slow(Future[None]):
+        def __init__(self, looks: int) -> None:
+            super().__init__()
+            self.looks = looks
+
+        def done(self) -> bool:
+            self.looks -= 1
+            return self.looks < 0
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    slow = Slow(3)
+    monkeypatch.setattr(engine, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine._wait([slow])
+    assert slow.looks < 0

@@ -248,6 +248,28 @@ def test_the_step_of_parameters_is_as_exact_as_its_gate(name: str) -> None:
     assert distance(params, double[0][0]) < 5e-5
 
 
+def test_a_norm_is_a_number_if_its_squares_are() -> None:
+    """Their sum may be too large for float32, as the reference's is not."""
+    square = entry(rules.norm_square.py_func)
+    for P, size in ((3, 1.0e19), (1500, 1.5e19), (1500, 1e-10)):
+        grad = np.full(P, size, np.float32)
+        assert square(grad.ctypes.data, P) == pytest.approx(float(np.square(grad).sum(dtype=np.float64)), rel=1e-6)
+    grad[7] = 2e19
+    assert square(grad.ctypes.data, P) == np.inf
+
+
+def test_a_second_moment_that_is_negative_becomes_zero() -> None:
+    """No update makes one; a checkpoint from elsewhere may hold it."""
+    for name, place in (("adam", 1), ("rmsprop", 0)):
+        moments = [np.full(20, 0.5, np.float32), np.full(20, 0.5, np.float32)]
+        moments[place][...] = np.repeat([-1.0, -np.inf], 10)
+        params, grad = np.ones(20, np.float32), np.zeros(20, np.float32)
+        at = (*(a.ctypes.data for a in (params, grad, *moments)), 0)
+        run_rule(rules.CODES[name], at, 20, (1.0, 0.0), 0.0, np.zeros(3))
+        np.testing.assert_array_equal(moments[place], 0)
+        assert np.isfinite(params).all()
+
+
 def test_small_moments_become_zero() -> None:
     moments = [np.full(20, 1e-30, np.float32), np.full(20, 1e-30, np.float32)]
     params, grad = np.ones(20, np.float32), np.zeros(20, np.float32)

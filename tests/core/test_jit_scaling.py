@@ -282,6 +282,16 @@ def test_the_grid_of_time(period_ns: int) -> None:
             assert row.tolist() == after.row().tolist()
 
 
+def test_the_longest_time_that_there_is() -> None:
+    missed_by, far = entry(periods_missed.py_func), 2**62
+    for period_ns in (1, 2, 3):
+        row = timeline.Timeline(period_ns=period_ns).row()
+        for now in (-far, far):
+            missed, after = timeline._periods_missed(timeline.Timeline.of_row(row), now, False)
+            assert missed_by(row.ctypes.data, now, False) == missed
+            assert row.tolist() == after.row().tolist()
+
+
 def test_minima_and_maxima_treat_nan_as_numpy_does() -> None:
     for name in ("minimum", "maximum", "fmin", "fmax"):
         chosen = entry(getattr(running, name).py_func)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import Backend, Events, Fold, LearnerConfig, SessionConfig, Slot, select_backend
+from bptt_core import Backend, Events, Fold, LearnerConfig, SessionConfig, Slot, select_backend, stepping
 
 pytest.importorskip("numba", reason="the engine needs the extra jit")
 
@@ -74,6 +74,27 @@ def test_taught_elsewhere_is_the_same_to_the_bit(outcome_bits: Any) -> None:
         fold = Fold(backend)
         found.append(bits(fold, company(fold), range(4), outcome_bits))
     assert found[0] == found[1]
+
+
+def test_a_call_that_becomes_too_many_steps_is_taken_in_parts(
+    outcome_bits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, found, calls = select_backend("numba", 2), [], []
+    begin = type(whole.engine).begin
+
+    def counted(self: Any, *given: Any) -> Any:
+        calls.append(given)
+        return begin(self, *given)
+
+    monkeypatch.setattr(type(whole.engine), "begin", counted)
+    for room in (stepping.ROOM_BYTES, 10_000):
+        monkeypatch.setattr(stepping, "ROOM_BYTES", room)
+        fold = Fold(split(whole))
+        found.append(bits(fold, company(fold), range(3), outcome_bits))
+        calls.append(None)
+    assert found[0] == found[1]
+    first = calls.index(None)
+    assert len(calls) - first > 2 * first, "or nothing was parted"
 
 
 def test_a_learner_of_the_reference_is_in_good_hands(outcome_bits: Any) -> None:

@@ -25,6 +25,11 @@ __device__ __forceinline__ float flushed(float moment) {
     return fabsf(moment) < static_cast<float>(TINY) ? 0.0f : moment;
 }
 
+// The same of a sum of squares, which is not negative unless a foreign checkpoint says so.
+__device__ __forceinline__ float flushed_square(float moment) {
+    return moment < static_cast<float>(TINY) ? 0.0f : moment;
+}
+
 // The parameter after its update; `m` and `v` are its moments, of which a rule uses none, the first or both.
 __device__ __forceinline__ float updated(float w, float g, float& m, float& v, const Rates& r) {
     constexpr float epsilon = EPSILON;
@@ -32,11 +37,11 @@ __device__ __forceinline__ float updated(float w, float g, float& m, float& v, c
     if constexpr (OPTIMIZER == OPTIMIZER_SGD) {
         return w - r.rate * g;
     } else if constexpr (OPTIMIZER == OPTIMIZER_RMSPROP) {
-        m = flushed(m * r.beta2 + r.rest2 * (g * g));
+        m = flushed_square(m * r.beta2 + r.rest2 * (g * g));
         return w - r.rate * g / (sqrtf(m) + epsilon);
     } else if constexpr (OPTIMIZER == OPTIMIZER_ADAM || OPTIMIZER == OPTIMIZER_ADAMW) {
         m = flushed(m * r.beta1 + r.rest1 * g);
-        v = flushed(v * r.beta2 + r.rest2 * (g * g));
+        v = flushed_square(v * r.beta2 + r.rest2 * (g * g));
         return w - r.step_size * m / (sqrtf(v * r.v_scale) + epsilon);
     } else {
         m = flushed(m * r.beta1 + g);

@@ -74,11 +74,16 @@ class Call:
         """How many steps the events become. Changes no session."""
         self._part(driver.COUNT, chosen, 0, block)
 
+    @property
+    def step_bytes(self) -> int:
+        """What the rows of all steps take; after `count`."""
+        return int(self.sessions[:, driver.STEPS].sum()) * self.plan.steps.bytes
+
     def make_steps(self) -> None:
         """A row for each of them; after `count`."""
-        steps, size = self.sessions[:, driver.STEPS], self.plan.steps.bytes
+        steps = self.sessions[:, driver.STEPS]
         np.subtract(np.cumsum(steps), steps, out=self.sessions[:, driver.FIRST_STEP])
-        self._memory = np.zeros(int(steps.sum()) * size + LINE, np.uint8)
+        self._memory = np.zeros(self.step_bytes + LINE, np.uint8)
         self._steps = -(-self._memory.ctypes.data // LINE) * LINE
 
     def scale(self, chosen: Addresses, block: int) -> None:
@@ -92,7 +97,7 @@ class Call:
     def rows(self, name: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
         """A field of all steps, session after session [steps, …], as a view."""
         first, size = self._steps - self._memory.ctypes.data, self.plan.steps.bytes
-        table = self._memory[first:][: int(self.sessions[:, driver.STEPS].sum()) * size].reshape(-1, size)
+        table = self._memory[first:][: self.step_bytes].reshape(-1, size)
         width = int(np.prod(shape)) * np.dtype(dtype).itemsize
         field = table[:, self.plan.steps.offsets[name] :][:, :width]
         return field.view(dtype).reshape(-1, *shape) if width else np.empty((len(table), *shape), dtype)

@@ -31,6 +31,7 @@ from bptt_core.lessons import (
     RESULT,
     UPDATE_RATIO,
 )
+from bptt_core.outcomes import COLUMNS
 from bptt_core.reports import RANK
 
 # What of the fold a call does: all of it; or its steps are counted, scaled, learned from elsewhere, and served; or
@@ -38,6 +39,9 @@ from bptt_core.reports import RANK
 WHOLE, COUNT, SCALE, SERVE, LESSON = range(5)
 # Addresses of the columns of events; 0: there is none.
 VALUES, TIMES, STARTS = range(3)
+# … of those of a lesson and of what comes of it; and sizes: inputs, anchors, pairs and outputs of a step, columns.
+INPUTS, ARRIVED, FLAGS, YS, REPORTS = LESSON_ARRAYS = tuple(range(5))
+WIDTH, ANCHORS, PAIRS, OUTPUTS, REPORT_WIDTH = range(5, 10)
 # Columns of the table of sessions: address of the row, first event, events, row of the first outcome, first step and
 # steps; and, filled in here, the last sequence before.
 ROW, FIRST, EVENTS, OUT, FIRST_STEP, STEPS, BEFORE = range(7)
@@ -45,13 +49,13 @@ ROW, FIRST, EVENTS, OUT, FIRST_STEP, STEPS, BEFORE = range(7)
 GROUP, ANCHOR, SEASON = range(3)
 # … of that of outcomes: address, bytes of a row, offset in the step's row, offset of the latest in the session's.
 ADDRESS, BYTES, FROM, LATEST = range(4)
-SERVED: Final = 10  # outcome columns that come from serving; those of the update's report follow
+SERVED: Final = COLUMNS.index("update_result")  # columns that come from serving; those of the update's report follow
 NUMBERS: Final = UPDATE_RATIO - LOSS + 1
 
 STEP: Final = "inputs", "arrived", "changed", "ys", "reports", "flags", "jump"  # what of its row is looked at here
 NAMES: Final = (
     "features", "members", "pairs", "outputs", "report_width", "lag_count", "longest_gap", "last_sequence", "timeline",
-    "seasonal", "step_bytes", *(f"to_{name}" for name in STEP),
+    "seasonal", "step_bytes", "missing_bytes", *(f"to_{name}" for name in STEP),
 )  # fmt: skip
 
 _RANK: Final = tuple(RANK.tolist())
@@ -62,7 +66,7 @@ _FIRST_SLOT, _SECOND_SLOT = CHANGED
 @exact
 def _copy(source: int, target: int, count: int) -> None:
     """Bytes."""
-    if count % 8 == 0:
+    if (count | source | target) % 8 == 0:
         numbers, there = i64(source, count // 8), i64(target, count // 8)
         for k in range(count // 8):
             there[k] = numbers[k]
@@ -182,6 +186,8 @@ def _serve(plan: Any, serve_plan: Any, row: int, step: int, outcomes: Any, out: 
 def _close(plan: Any, sessions: Any, session: int, outcomes: Any) -> None:
     """Notes how far a session has come, and the last outcome as its latest."""
     row, count = sessions[session, ROW], sessions[session, EVENTS]
+    if count == 0:
+        return
     last = i64(row + plan.last_sequence, 1)
     sessions[session, BEFORE] = last[0]
     last[0] += count
@@ -226,7 +232,7 @@ def _session(
     nothing = f64(missing, plan.features)
     for k in range(plan.features):
         nothing[k] = np.nan
-    scratch += (8 * plan.features + 63) // 64 * 64
+    scratch += plan.missing_bytes
     timed, timeline = events[TIMES] != 0, i64(row + plan.timeline, PERIOD + 1)
     step += plan.step_bytes * sessions[session, FIRST_STEP] * only_scale
     for e in range(first, first + count):
@@ -264,21 +270,19 @@ def _serve_session(
 def _lesson(learn_plan: Any, lesson: Any, tables: Any, learners: Any, k: int, scratch: int) -> None:
     """All steps of one learner of a lesson; `lesson` [n, 5] has start, count, anchor, season and first output."""
     start, count, anchor, season, out = lesson[k, 0], lesson[k, 1], lesson[k, 2], lesson[k, 3], lesson[k, 4]
-    inputs, arrived, flags, ys, reports = tables[0], tables[1], tables[2], tables[3], tables[4]
-    width, anchors, pairs, outputs, report = tables[5], tables[6], tables[7], tables[8], tables[9]
     for s in range(count):
         at = start + s
         learn_step(
             learn_plan,
             learners[k, 0, 0],
             learners[k, 0, 1],
-            inputs + 4 * width * at,
-            arrived + 4 * pairs * (anchors * at + anchor),
-            int(i8(flags + at, 1)[0]),
+            tables[INPUTS] + 4 * tables[WIDTH] * at,
+            tables[ARRIVED] + 4 * tables[PAIRS] * (tables[ANCHORS] * at + anchor),
+            int(i8(tables[FLAGS] + at, 1)[0]),
             season,
             scratch,
-            ys + 4 * outputs * (out + s),
-            reports + 4 * report * (out + s),
+            tables[YS] + 4 * tables[OUTPUTS] * (out + s),
+            tables[REPORTS] + 4 * tables[REPORT_WIDTH] * (out + s),
         )
 
 

@@ -31,9 +31,10 @@ from bptt_core.lessons import Learned, Lesson, report_width
 from bptt_core.outcomes import COLUMNS, Columns, Outcomes
 from bptt_core.shape import Shape
 from bptt_core.shape import fields as session_fields
-from bptt_core.slab import LINE, Layout, Slab
+from bptt_core.slab import LINE, Field, Layout, Slab
 
 WORTH_A_THREAD: Final = 1.2e7  # multiply-adds, about half a ms: with less, waiting for a thread takes longer
+MOST_PLANS: Final = 4096  # of tens of kilobytes each; a plan in use outlives its place here
 VERSION: Final = str(numba.__version__)
 CPU: Final = str(llvmlite.binding.get_host_cpu_name())
 
@@ -80,10 +81,13 @@ class CompiledFold:
         self._spread([(call.whole, call.costs) for call in calls], max(call.plan.scratch for call in calls))
         return [call.outcomes() for call in calls]
 
-    def begin(self, task: Task) -> Begun:
-        """Scales the events of a task's sessions, in place on their rows."""
+    def begin(self, task: Task, room_bytes: int | None) -> Begun | None:
+        """Scales the events of a task's sessions, in place on their rows. None, and nothing has changed, if the steps
+        that the events become do not fit so much memory."""
         call = Call(self._run, self._plan(task.shape), task)
         self._spread([(call.count, call.costs)], call.plan.scratch)
+        if room_bytes is not None and call.step_bytes > room_bytes:
+            return None
         call.make_steps()
         self._spread([(call.scale, call.costs)], call.plan.scratch)
         return Begun(call, lambda: self._spread([(call.serve, call.costs)], call.plan.scratch))
@@ -103,9 +107,12 @@ class CompiledFold:
         reports = np.empty((total, width), np.float32)
         inputs, arrived, flags = (np.ascontiguousarray(a) for a in (lesson.inputs, lesson.arrived, lesson.flags))
         columns = lesson.start, lesson.count, lesson.anchor, lesson.season, lesson.first_output
-        numbers = [array.ctypes.data for array in (inputs, arrived, flags, ys, reports)]
-        numbers += [shape.inputs, arrived.shape[1], shape.pairs, shape.outputs, width]
-        given = np.stack(columns, axis=1).astype(np.int64), np.array(numbers, np.int64)
+        numbers = np.empty(driver.REPORT_WIDTH + 1, np.int64)
+        for place, array in zip(driver.LESSON_ARRAYS, (inputs, arrived, flags, ys, reports), strict=True):
+            numbers[place] = array.ctypes.data
+        sizes = shape.inputs, arrived.shape[1], shape.pairs, shape.outputs, width
+        numbers[[driver.WIDTH, driver.ANCHORS, driver.PAIRS, driver.OUTPUTS, driver.REPORT_WIDTH]] = sizes
+        given = np.stack(columns, axis=1).astype(np.int64), numbers
         learners = np.stack([device.addresses(slots), host.addresses(slots)], axis=1)[:, None]
         records = [table([Plan(names)]) for names in (driver.NAMES, scaling.NAMES)]
         records += [table([plan.plan]), table([Plan(forecasts.NAMES)])]
@@ -137,10 +144,13 @@ class CompiledFold:
         futures: list[Future[None]] = []
         try:
             for thread, part in enumerate(parts[1:], start=1):
-                futures.append(self._pool.submit(self._work, part, thread))
+                try:
+                    futures.append(self._pool.submit(self._work, part, thread))
+                except RuntimeError:  # the machine has no thread left
+                    self._work(part, thread)
             self._work(parts[0], 0)
         finally:
-            wait(futures)  # whatever happens here, nobody computes any more when the call is over
+            _wait(futures)
         for future in futures:
             future.result()
 
@@ -152,11 +162,15 @@ class CompiledFold:
 
     def _plan(self, shape: Shape) -> SessionPlan:
         if shape not in self._sessions:
+            if len(self._sessions) >= MOST_PLANS:
+                self._sessions.clear()
             self._sessions[shape] = self._planned(shape)
         return self._sessions[shape]
 
     def _learner_plan(self, shape: LearnerShape) -> _LearnerPlan:
         if shape not in self._learners:
+            if len(self._learners) >= MOST_PLANS:
+                self._learners.clear()
             self._learners[shape] = _LearnerPlan.of(shape)
         return self._learners[shape]
 
@@ -165,6 +179,7 @@ class CompiledFold:
         groups = [self._learner_plan(group.learner) for group in shape.groups]
         scale, scale_scratch = scaling.scale_plan(shape, at.offsets, to.offsets)
         serve, serve_scratch = forecasts.serve_plan(shape, at.offsets, to.offsets)
+        missing = Layout.of([Field("missing", (shape.scaling.features,), np.float64)]).bytes
         plan = Plan(driver.NAMES)
         plan.set(
             features=shape.scaling.features,
@@ -178,6 +193,7 @@ class CompiledFold:
             timeline=at.offsets["timeline"],
             seasonal=int(shape.scaling.seasons is not None),
             step_bytes=to.bytes,
+            missing_bytes=missing,
             **{f"to_{name}": to.offsets[name] for name in driver.STEP},
         )
         outcomes = [
@@ -194,10 +210,22 @@ class CompiledFold:
             columns=Columns(shape.outcome),
             outcomes=np.array(outcomes, np.int64),
             steps=to,
-            scratch=to.bytes + max(scratch, 8 * timeline.SIZE) + LINE * (1 + shape.scaling.features),
+            scratch=to.bytes + missing + max(scratch, 8 * timeline.SIZE),
             cost=sum(len(g.members) * p.cost for g, p in zip(shape.groups, groups, strict=True)),
             keep=(plan, scale, serve, *(group.plan for group in groups)),
         )
+
+
+def _wait(futures: list[Future[None]]) -> None:
+    """Until all are done. They write to rows of the slabs, so an interruption is passed on only then."""
+    interruption: BaseException | None = None
+    while not all(future.done() for future in futures):
+        try:
+            wait(futures)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 def _members(shape: Shape) -> NDArray[np.int64]:

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from bptt_core.backends.jit.memory import fast
+from bptt_core.backends.jit.memory import exact, f32, fast
 from bptt_core.backends.jit.simd import (
     add,
+    at_least,
     clamp,
     count_from,
     div,
@@ -72,8 +73,18 @@ def norm_square(grad: int, P: int) -> float:
             g = _take(grad + 4 * j, end - j)
             x0 = fma(g, g, x0)
             j += 16
-        square += np.float64(total(add(add(x0, x1), add(x2, x3))))
+        stretch = np.float64(total(add(add(x0, x1), add(x2, x3))))
+        square += stretch if stretch < np.inf else _wide_square(grad + 4 * first, end - first)
     restore(mode)
+    return square
+
+
+@exact
+def _wide_square(grad: int, count: int) -> float:
+    """Σ g² of squares that are float32 numbers while their sum is none."""
+    numbers, square = f32(grad, count), 0.0
+    for k in range(count):
+        square += np.float64(numbers[k] * numbers[k])
     return square
 
 
@@ -128,12 +139,12 @@ def apply(
             w = mul(before, decay)
             if code == ADAM:
                 m = flush(fma(splat(b1), _take(moment0 + at, left), mul(splat(rest1), g)), tiny)
-                v = flush(fma(splat(b2), _take(moment1 + at, left), mul(splat(rest2), mul(g, g))), tiny)
+                v = at_least(fma(splat(b2), _take(moment1 + at, left), mul(splat(rest2), mul(g, g))), tiny)
                 w = sub(w, div(mul(splat(step), m), add(sqrt(mul(v, splat(v_scale))), epsilon)))
                 _give(moment0 + at, m, left)
                 _give(moment1 + at, v, left)
             elif code == RMSPROP:
-                v = flush(fma(splat(b2), _take(moment0 + at, left), mul(splat(rest2), mul(g, g))), tiny)
+                v = at_least(fma(splat(b2), _take(moment0 + at, left), mul(splat(rest2), mul(g, g))), tiny)
                 w = sub(w, div(mul(splat(step), g), add(sqrt(v), epsilon)))
                 _give(moment0 + at, v, left)
             else:

@@ -127,6 +127,12 @@ def flush(builder: Any, x: Any, tiny: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", size, tiny), ZERO, x)
 
 
+@operation(VECTOR, VECTOR, VECTOR)
+def at_least(builder: Any, x: Any, tiny: Any) -> Any:
+    """x, or 0 where x < tiny."""
+    return builder.select(builder.fcmp_ordered("<", x, tiny), ZERO, x)
+
+
 @operation(types.int64, VECTOR, VECTOR)
 def count_from(builder: Any, x: Any, limit: Any) -> Any:
     """How many have |x| ≥ limit."""

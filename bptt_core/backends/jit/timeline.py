@@ -46,11 +46,11 @@ def _steps(now: int, grid: int, period: int) -> Any:
     if now < grid:
         return 0, now - grid - period
     difference = np.uint64(now) - np.uint64(grid)
-    steps = np.int64(difference // np.uint64(period))
+    steps, one = difference // np.uint64(period), np.uint64(1)  # up to 2^63, of which one less is what 64 bits hold
     beyond = np.int64(difference % np.uint64(period))
     if beyond >= period - period // 2:
-        steps, beyond = steps + 1, beyond - period
-    return (steps - 1, beyond) if steps > 0 else (0, beyond - period)
+        steps, beyond = steps + one, beyond - period
+    return (np.int64(steps - one), beyond) if steps >= one else (np.int64(0), beyond - period)
 
 
 @exact
