@@ -58,10 +58,11 @@ def stand_in_for_pytest() -> ModuleType:
 
     pytest: Any = ModuleType("pytest")
     pytest.mark, pytest.fixture, pytest.FixtureRequest = (
-        SimpleNamespace(parametrize=marking("parametrize")),
+        SimpleNamespace(parametrize=marking("parametrize"), gpu=marking("gpu")),
         fixture,
         Any,
     )
+    pytest.param = lambda value, marks: value
     pytest.skip, pytest.importorskip = skip, lambda name, reason="": importlib.import_module(name)
     pytest.skip.Exception = Skipped
     return pytest

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from emulated import emulated_learn, nearest_shape
+from emulated import emulated_learn, learn_on, nearest_shape
 from learners import learner_shape
 
-from bptt_core import reference
+from bptt_core import FieldError, reference, select_backend
 from bptt_core.backends.cuda import shapes
 from bptt_core.learner import LearnerShape, device_fields, host_fields
 from bptt_core.lessons import CHANGED, CLEAR, EVENT, Learned, Lesson
@@ -195,8 +195,18 @@ def learn_at(shape: LearnerShape, addresses: list[np.ndarray], lesson: Lesson) -
     return learned
 
 
+def cupy_learn(shape: LearnerShape, device: Rows, host: Rows, lesson: Lesson) -> Learned:
+    """On a GPU."""
+    try:
+        gpu = select_backend("cupy")
+    except FieldError as error:
+        pytest.skip(str(error))
+    return learn_on(gpu.learning, gpu.xp, shape, device, host, lesson)
+
+
 BACKENDS = [
     Backend("numpy", reference_learn),
     Backend("numba", numba_learn),
     Backend("emulated", emulated_learn, shapes.supports, nearest_shape),
+    pytest.param(Backend("cupy", cupy_learn, shapes.supports, nearest_shape), marks=pytest.mark.gpu),
 ]
