@@ -1,6 +1,6 @@
 # Images of the server. The last stage, cpu, is the default: docker build . ; docker build --target gpu .
 # Packages are pinned by the requirements files; the environment is built once and copied, so that the images
-# themselves hold no compiler, no pip and no source tree.
+# themselves hold no C compiler, no pip and no source tree.
 
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

@@ -1,4 +1,4 @@
-"""Recurrent networks that learn from streams: the mathematics and the fold, without I/O, clock or threads.
+"""Recurrent networks that learn from streams: the mathematics and the fold, without I/O or clock.
 
 The public face is what is named here; everything else may change without notice.
 """

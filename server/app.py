@@ -120,7 +120,7 @@ class Server:
         self._metrics.follow(
             lambda: self._intake.pending_events, lambda: len(self._book), lambda: self._intake.draining
         )
-        self._ready = False
+        self._phase = "starting"
         self._health = Health(services.NAMES)
 
     async def serve(self) -> int:
@@ -131,45 +131,55 @@ class Server:
             _LOG.info("setting %s", line)
         _LOG.info("backend %s: %s", self._backend.name, self._backend.detail)
         _LOG.info("%s", DURABILITY)
-        started = time.monotonic()
-        await asyncio.to_thread(self._backend.warm_up)
-        _LOG.info("backend %s is warm after %.1f s", self._backend.name, time.monotonic() - started)
-        self._engine.start()
-        restored = await self._book.restore()
-        _LOG.info("%d sessions restored from %s", restored, settings.data)
-        with _yielding_threads():
-            server, port = self._grpc_server()
-        try:
-            return await self._run(server, port)
-        finally:
-            await server.stop(None)  # one that is not stopped complains at length
-
-    async def _run(self, server: grpc.aio.Server, port: int) -> int:
-        settings = self._settings
         try:
             http = HttpServer(settings.host, settings.http_port, self._metrics.page, self._healthy, self._is_ready)
         except OSError as error:
             raise _CannotStart(f"cannot listen for HTTP on {settings.host}:{settings.http_port}: {error}") from error
-        tasks = [asyncio.ensure_future(task) for task in (self._heartbeat(), self._watch_loop(), self._tell_skill())]
+        tasks = [asyncio.ensure_future(task) for task in (self._heartbeat(), self._watch_loop())]
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        http.start()
+        try:
+            with _yielding_threads():
+                server, port = self._grpc_server()
+            try:
+                code = await self._run(server, port, http.port)
+            finally:
+                await server.stop(None)  # one that is not stopped complains at length
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.to_thread(http.stop)
+        _LOG.info("stopped with exit code %d", code)
+        return code
+
+    async def _run(self, server: grpc.aio.Server, port: int, http_port: int) -> int:
+        """From before readiness, when the process is alive and says so, until everything is saved."""
+        settings = self._settings
+        self._engine.start()
+        started = time.monotonic()
+        _LOG.info("backend %s gets ready (the first start on a machine compiles for half a minute)", self._backend.name)
+        await asyncio.to_thread(self._backend.warm_up)
+        _LOG.info("backend %s is warm after %.1f s", self._backend.name, time.monotonic() - started)
+        if self._stop.is_set():
+            await asyncio.to_thread(self._engine.stop)
+            return 0
+        restored = await self._book.restore()
+        _LOG.info("%d sessions restored from %s", restored, settings.data)
         await self._health.serving()
         with _yielding_threads():
             await server.start()
-        http.start()
-        self._ready = True
+        self._phase = "ready"
         if settings.ports_file is not None:
             try:
-                write_ports(settings.ports_file, port, http.port)
+                write_ports(settings.ports_file, port, http_port)
             except OSError as error:
                 raise _CannotStart(f"cannot write --ports-file {settings.ports_file}: {error}") from error
-        _LOG.info("ready: gRPC on %s:%d, HTTP on %s:%d", settings.host, port, settings.host, http.port)
+        _LOG.info("ready: gRPC on %s:%d, HTTP on %s:%d", settings.host, port, settings.host, http_port)
+        skill = asyncio.ensure_future(self._tell_skill())
         await self._stop.wait()
         code = await self._drain(server)
-        for task in tasks:
-            task.cancel()
-        await asyncio.to_thread(http.stop)
-        _LOG.info("stopped with exit code %d", code)
+        skill.cancel()
         return code
 
     def _grpc_server(self) -> tuple[grpc.aio.Server, int]:
@@ -201,7 +211,7 @@ class Server:
 
     async def _drain(self, server: grpc.aio.Server) -> int:
         """Finishes and saves. Returns the exit code."""
-        self._ready = False
+        self._phase = "stopping"
         await self._health.leaving()
         self._intake.drain()
         self._streams.drain()
@@ -275,7 +285,7 @@ class Server:
 
     def _is_ready(self) -> tuple[bool, str]:
         """Called from the HTTP threads. The same truth as the gRPC health service."""
-        return (True, "ready") if self._ready else (False, "stopping")
+        return self._phase == "ready", self._phase
 
 
 async def _until(done: Callable[[], bool], longest_s: float) -> None:

@@ -91,7 +91,8 @@ class Backend:
     learning: Learning | None = None
 
     def warm_up(self) -> None:
-        """Compiles what the first events would otherwise wait for: up to a minute, once on a machine."""
+        """Compiles what the first events would otherwise wait for: up to a minute, once on a machine. (Kernels of a GPU
+        are compiled for a shape when its first learner is taught.)"""
         if self.engine is not None:
             self.engine.warm_up()
 

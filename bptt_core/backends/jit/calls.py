@@ -22,7 +22,7 @@ from bptt_core.slab import LINE, Layout
 
 Addresses = NDArray[np.int64]
 
-NONE: Final = np.zeros((0, 1), np.int64)
+NO_ROWS: Final = np.zeros((0, 1), np.int64)  # in place of a table that a part does not look at
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Call:
         plan = self.plan
         self._run(
             chosen, plan.plans, plan.scale, plan.learn, plan.serve, self.sessions, plan.members, self.task.learners,
-            self._outcomes, self._events, NONE, part, step, block + plan.steps.bytes,
+            self._outcomes, self._events, NO_ROWS, part, step, block + plan.steps.bytes,
         )  # fmt: skip
 
 

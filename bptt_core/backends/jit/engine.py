@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bptt_core.backends import Task
 from bptt_core.backends.jit import driver, forecasts, learner, scaling, timeline
-from bptt_core.backends.jit.calls import NONE, Addresses, Begun, Call, SessionPlan
+from bptt_core.backends.jit.calls import NO_ROWS, Addresses, Begun, Call, SessionPlan
 from bptt_core.backends.jit.plan import Plan, table
 from bptt_core.backends.jit.steps import step_fields
 from bptt_core.learner import LearnerShape, device_fields, host_fields
@@ -45,7 +45,7 @@ class _LearnerPlan:
 
     plan: Plan
     scratch: int
-    cost: float  # multiply-adds of an update
+    cost: float  # multiply-adds of a step
 
     @classmethod
     def of(cls, shape: LearnerShape) -> _LearnerPlan:
@@ -73,7 +73,7 @@ class CompiledFold:
         """Compiles, or reads what was compiled before."""
         numbers = np.zeros(0, np.int64)
         plans = [table([Plan(names)]) for names in (driver.NAMES, scaling.NAMES, learner.NAMES, forecasts.NAMES)]
-        self._run(numbers, *plans, NONE, NONE, NONE[None], NONE, numbers, NONE, driver.WHOLE, 0, 0)
+        self._run(numbers, *plans, NO_ROWS, NO_ROWS, NO_ROWS[None], NO_ROWS, numbers, NO_ROWS, driver.WHOLE, 0, 0)
 
     def step(self, tasks: Sequence[Task]) -> list[list[Outcomes]]:
         """Takes the events of the sessions of every task, in place on their rows; their outcomes in the same order."""
@@ -118,7 +118,9 @@ class CompiledFold:
         records += [table([plan.plan]), table([Plan(forecasts.NAMES)])]
 
         def run(chosen: Addresses, block: int) -> None:
-            self._run(chosen, *records, NONE, NONE, learners, NONE, given[1], given[0], driver.LESSON, 0, block)
+            self._run(
+                chosen, *records, NO_ROWS, NO_ROWS, learners, NO_ROWS, given[1], given[0], driver.LESSON, 0, block
+            )
 
         self._spread([(run, lesson.count.astype(np.float64) * plan.cost)], plan.scratch)
         return Learned(ys, reports)

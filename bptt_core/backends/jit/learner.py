@@ -112,14 +112,14 @@ def _begin_anew(plan: Any, device: int, host: int, scratch: int, report: int) ->
     since = i64(host + plan.since_update, 1)
     if since[0] > 0 or plan.ahead == 0:
         update(plan, device, host, since[0], scratch, report)
-    if not _tried(plan, report):
+    if not _tried(report):
         f32(report, 1)[RESULT] = np.float32(NOT_DUE)
     since[0] = 0
     clear_window(plan, device, host)
 
 
 @exact
-def _tried(plan: Any, report: int) -> bool:
+def _tried(report: int) -> bool:
     result = int(f32(report, 1)[RESULT])
     return result in (APPLIED, NON_FINITE)
 
@@ -129,7 +129,7 @@ def _merge(plan: Any, second: int, first: int) -> None:
     """What is reported where two updates may fall on one event: the second if it was tried, or the first was not. In
     place on the first."""
     reset = max(f32(first, plan.report_width)[RESET], f32(second, plan.report_width)[RESET])
-    if _tried(plan, second) or not _tried(plan, first):
+    if _tried(second) or not _tried(first):
         copy(first, second, plan.report_width)
     f32(first, plan.report_width)[RESET] = reset
 

@@ -14,11 +14,11 @@ import numpy as np
 from bptt_core.backends.jit.memory import exact, f32, fast
 from bptt_core.backends.jit.simd import (
     add,
-    at_least,
     clamp,
     count_from,
     div,
     flush,
+    flush_below,
     flush_denormals,
     fma,
     load,
@@ -139,12 +139,12 @@ def apply(
             w = mul(before, decay)
             if code == ADAM:
                 m = flush(fma(splat(b1), _take(moment0 + at, left), mul(splat(rest1), g)), tiny)
-                v = at_least(fma(splat(b2), _take(moment1 + at, left), mul(splat(rest2), mul(g, g))), tiny)
+                v = flush_below(fma(splat(b2), _take(moment1 + at, left), mul(splat(rest2), mul(g, g))), tiny)
                 w = sub(w, div(mul(splat(step), m), add(sqrt(mul(v, splat(v_scale))), epsilon)))
                 _give(moment0 + at, m, left)
                 _give(moment1 + at, v, left)
             elif code == RMSPROP:
-                v = at_least(fma(splat(b2), _take(moment0 + at, left), mul(splat(rest2), mul(g, g))), tiny)
+                v = flush_below(fma(splat(b2), _take(moment0 + at, left), mul(splat(rest2), mul(g, g))), tiny)
                 w = sub(w, div(mul(splat(step), g), add(sqrt(v), epsilon)))
                 _give(moment0 + at, v, left)
             else:

@@ -184,13 +184,13 @@ def _dips(scratch: int, N: int, C: int, c: int, first: int) -> None:
         if real and far[lag] > 0 and lag >= SHORTEST and lag > APART * first:
             depth = max(drop + drop_again, 0.0) / (2 * far[lag])
             deep[lag] = max(deep[lag], depth)
-            if _is_season(D, pairs, N, lag, first or 1, depth, drop, drop_again):
+            if _is_season(D, pairs, lag, first or 1, depth, drop, drop_again):
                 dips[lag] = depth
                 best[lag] = max(best[lag], depth)
 
 
 @exact
-def _is_season(D: Any, pairs: Any, N: int, lag: int, step: int, depth: float, drop: float, drop_again: float) -> bool:
+def _is_season(D: Any, pairs: Any, lag: int, step: int, depth: float, drop: float, drop_again: float) -> bool:
     """Whether a dip is a season's but for its significance: deep, there again at twice the lag, and at the bottom."""
     if depth < DEPTH or depth * math.sqrt(pairs[lag]) < SIGMAS_BESIDE:
         return False

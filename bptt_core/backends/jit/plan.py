@@ -18,7 +18,7 @@ class Plan:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.dtype = np.dtype([(name, np.int64) for name in names])
-        self._row = np.full(1, -1, np.int64).repeat(len(self.dtype.names or ()))  # -1: the shape has no such thing
+        self._row = np.full(len(self.dtype.names or ()), -1, np.int64)  # -1: the shape has no such thing
         self._constants: list[NDArray[Any]] = []
 
     def set(self, **numbers: int) -> None:

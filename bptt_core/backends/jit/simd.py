@@ -128,7 +128,7 @@ def flush(builder: Any, x: Any, tiny: Any) -> Any:
 
 
 @operation(VECTOR, VECTOR, VECTOR)
-def at_least(builder: Any, x: Any, tiny: Any) -> Any:
+def flush_below(builder: Any, x: Any, tiny: Any) -> Any:
     """x, or 0 where x < tiny."""
     return builder.select(builder.fcmp_ordered("<", x, tiny), ZERO, x)
 

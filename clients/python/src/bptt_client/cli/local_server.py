@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bptt_client.cli.problems import Problem
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0  # the first start on a machine compiles
 STOP_TIMEOUT_S = 20.0
 
 
