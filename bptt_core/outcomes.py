@@ -204,6 +204,13 @@ class _Cut(Outcomes):
     def rows(self, start: int, stop: int) -> Outcomes:
         return _Cut(self.first_sequence + start, self._table, self._start + start, self._start + stop)
 
+    def copied(self) -> Outcomes:
+        own, columns = Table(self._table.columns, len(self)), self._table.columns
+        for place, size in enumerate(columns.bytes):
+            here, there = own.starts[place], self._table.starts[place] + self._start * size
+            own.memory[here : here + len(self) * size] = self._table.memory[there : there + len(self) * size]
+        return own.cut(self.first_sequence, 0, len(self))
+
     @property
     def nbytes(self) -> int:
         return len(self) * self._table.memory.size // max(1, self._table.rows)

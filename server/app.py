@@ -315,17 +315,19 @@ def _yielding_threads() -> Iterator[None]:
     """Threads that begin in here, which are gRPC's, wait for a core when they wake up instead of taking it from one
     that works, where the system can do that. A message wakes several of them, in turn with the network's thread, which
     would be interrupted each time."""
-    before = os.sched_getscheduler(0) if hasattr(os, "SCHED_BATCH") else None
-    if before is None or before != os.SCHED_OTHER:
-        yield
-        return
-    with contextlib.suppress(OSError):  # then they are like all others
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    changed = False
+    with contextlib.suppress(AttributeError, OSError):  # where it is not there or not allowed, they are like all others
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            changed = True
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, before, os.sched_param(0))
+        if changed:
+            try:
+                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            except OSError as error:
+                _LOG.warning("the network's thread stays one that waits for a core: %s", error)
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:

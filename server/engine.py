@@ -267,6 +267,7 @@ class Engine:
 
     def _halt(self) -> None:
         self._halted = True
+        self._scheduler.clear()  # one by one would take seconds where thousands wait
         for lane in self._lanes.values():
             self._discard(lane)
 

@@ -170,7 +170,7 @@ class Intake:
             if span.done:
                 self._finish(ticket, self._acknowledged(ticket, outs, row, stop, before))
             elif ticket.reply is Reply.EVERY and outs is not None:
-                ticket.parts.append(outs.rows(row, stop))
+                ticket.parts.append(outs.rows(row, stop).copied())
             row = stop
 
     def _acknowledged(

@@ -41,7 +41,7 @@ _SHARE: Final = (0.001, 0.003, 0.01, 0.03, 0.05, *(k / 10 for k in range(1, 10))
 _LOSS: Final = tuple(10.0 ** (k / 2) for k in range(-10, 9))
 _SKILL: Final = (-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _COUNTS: Final = tuple(float(2**k) for k in range(15))
-_TOLD_TABLES: Final = 128  # outcomes are looked at that many at a time, which takes a part of a ms; or so many bytes
+_TOLD_TABLES: Final = 16  # outcomes are looked at that many tables at a time, about a ms; or so many bytes
 _TOLD_BYTES: Final = 2**20
 _KINDS: Final = {
     (False, False): "unary",

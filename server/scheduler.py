@@ -26,6 +26,8 @@ _STEP_COST: Final = 2_000  # multiply-adds that a learner's step costs beside th
 _COST_S: Final = 3e-9  # of a multiply-add on NumPy
 _LEAST_S: Final = 1e-7
 _MOST_WRONG: Final = 4.0  # an estimate that is further off is corrected as if it were this far off
+_DRAWN: Final = 0.02  # by this share an estimate is drawn to what was guessed, at the pace that was found
+_PACE: Final = 0.2  # share that a micro-batch has in that pace
 
 
 @dataclass(eq=False, slots=True)
@@ -57,6 +59,10 @@ class Lane:
     backend: str = ""  # where the session computes, and the carries that became zero so far; the engine's
     unchecked_rows: int = 0
     carry_resets: int = 0
+    guess_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.guess_s = self.row_s
 
 
 @dataclass(slots=True)
@@ -93,6 +99,7 @@ class Scheduler:
         self._heap: list[tuple[float, int, Lane]] = []  # by when their turns would end
         self._long: deque[Lane] = deque()
         self._tick = 0
+        self._pace: dict[str, float] = {}  # by backend, what rows cost lately over what was guessed
         self._now_s = 0.0  # the time that everybody has had who always had work waiting
         self._first: int | None = 0  # who waits since before this tick goes before a long turn; None: one runs
         self._ahead = 0  # how many these are
@@ -103,6 +110,8 @@ class Scheduler:
     def add(self, lane: Lane, work: Work) -> None:
         """Queues work at the end of its lane."""
         lane.waiting.append(work)
+        if lane.since == 0:
+            lane.row_s = max(_LEAST_S, lane.guess_s * self._pace.get(lane.backend, 1.0))
         if not lane.ready:
             lane.had_s = max(lane.had_s, self._now_s)
             self._enqueue(lane)
@@ -120,6 +129,14 @@ class Scheduler:
         lane.waiting.clear()
         return left
 
+    def clear(self) -> None:
+        """Takes all lanes out; each has its work still."""
+        for lane in (*(entry[2] for entry in self._heap), *self._long):
+            lane.ready = False
+        self._heap.clear()
+        self._long.clear()
+        self._first, self._ahead = 0, 0
+
     def next(self) -> list[Turn]:
         """The next micro-batch; empty if nothing waits. Every lane is in it at most once."""
         if self._first is None:
@@ -135,12 +152,26 @@ class Scheduler:
         return turns
 
     def took(self, turns: list[Turn], seconds: float) -> None:
-        """Corrects what rows are thought to cost by the processor time that those of a micro-batch took."""
-        thought = sum(turn.rows * turn.lane.row_s for turn in turns)
-        wrong = min(max(seconds / thought, 1 / _MOST_WRONG), _MOST_WRONG) if thought > 0 else 1.0
-        for turn in turns:
-            if turn.rows:
-                turn.lane.row_s = max(_LEAST_S, turn.lane.row_s * (1 + wrong) / 2)
+        """Corrects what rows are thought to cost by the processor time that those of a micro-batch took.
+
+        That says what the lanes cost together, so what each does is drawn to what was guessed of it as well, or equal
+        lanes would drift apart. A lane is charged what is thought now.
+        """
+        busy = [turn for turn in turns if turn.rows]
+        if not busy:
+            return
+        right = seconds / sum(turn.rows * turn.lane.row_s for turn in busy)
+        right = min(max(right, 1 / _MOST_WRONG), _MOST_WRONG)
+        guessed = sum(turn.rows * turn.lane.guess_s * self._pace.setdefault(turn.lane.backend, 1.0) for turn in busy)
+        for backend in {turn.lane.backend for turn in busy}:
+            self._pace[backend] *= 1 + _PACE * (min(max(seconds / guessed, 1 / _MOST_WRONG), _MOST_WRONG) - 1)
+        for turn in busy:
+            lane = turn.lane
+            found = lane.row_s * (1 + right) / 2
+            found += _DRAWN * (lane.guess_s * self._pace[lane.backend] - found)
+            found = max(_LEAST_S, found)
+            lane.had_s += turn.rows * (found - lane.row_s)
+            lane.row_s = found
 
     def _short_turns(self) -> list[Turn]:
         room, room_s, waiting = self._batch_rows, self._batch_s, len(self._heap)

@@ -9,6 +9,7 @@ is imported.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,9 @@ def _setting(
 def _cores() -> int:
     """Cores that this process may use, as far as they are worth a thread."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # a container may have a part of the machine's time only
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        usable = min(usable, max(1, int(quota) // int(period)))
     return min(16, usable)
 
 

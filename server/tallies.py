@@ -46,10 +46,11 @@ class Tally:
 
     def observe_all(self, column: NDArray[Any], child: int = 0) -> None:
         """Counts every number of a column."""
-        total = float(np.add.reduce(column, dtype=np.float64))
-        if not math.isfinite(total):
-            column = column[np.isfinite(column)]
+        with np.errstate(all="ignore"):
             total = float(np.add.reduce(column, dtype=np.float64))
+            if not math.isfinite(total):
+                column = column[np.isfinite(column)]
+                total = float(np.add.reduce(column, dtype=np.float64))
         self._counts[child] += np.bincount(self._edges.searchsorted(column), minlength=len(self._edges) + 1)
         self._sums[child] += total
 

@@ -25,7 +25,8 @@ class Watcher:
     def offer(self, outs: Outcomes) -> None:
         """Queues outcomes, dropping the oldest queued ones if there is no room."""
         for start in range(0, len(outs), self._max_events):
-            piece = outs.rows(start, min(len(outs), start + self._max_events))
+            # In memory of its own, or it would keep the outcomes of all sessions that were stepped with this one.
+            piece = outs.rows(start, min(len(outs), start + self._max_events)).copied()
             self._queue.append(piece)
             self._bytes += piece.nbytes
         while self._bytes > self._max_bytes and len(self._queue) > 1:

@@ -285,3 +285,42 @@ def test_every_row_is_handed_out_once_and_in_order() -> None:
         for (work, _, stop), (following, start, _) in pairwise(spans):
             assert (following, start) in ((work, stop), (work + 1, 0))
         assert sum(stop - start for _, start, stop in spans) == 23
+
+
+@pytest.mark.parametrize(("busy", "rows"), [(200, 1), (200, 8), (1000, 8)])
+def test_a_single_event_waits_for_few_micro_batches_whatever_was_guessed(busy: int, rows: int) -> None:
+    """Equal sessions that always have work, which costs a fiftieth of the guess, and one that sends single events."""
+    scheduler = Scheduler(4096, 256, batch_s=4 * MS)
+    lanes = [lane(number, 2.2 * MS) for number in range(busy)]
+
+    def micro_batch() -> list[Turn]:
+        for one in lanes:
+            if not one.waiting:
+                scheduler.add(one, Work(rows))
+        turns = scheduler.next()
+        scheduler.took(turns, 0.1 * MS + 0.043 * MS * sum(turn.rows for turn in turns))
+        return turns
+
+    for _ in range(2000):
+        micro_batch()
+    new = lane("new", 2.2 * MS)
+    for _ in range(20):
+        scheduler.add(new, Work(1))
+        waited = 1
+        while not any(turn.lane is new for turn in micro_batch()):
+            waited += 1
+        assert waited <= 4
+
+
+def test_cleared_lanes_keep_their_work_and_may_come_again() -> None:
+    scheduler = Scheduler(100, 10)
+    lanes = [lane(number) for number in range(3)]
+    for one in lanes:
+        scheduler.add(one, Work(3))
+    scheduler.add(lanes[0], Work(call=lambda: None, alone=True))
+    scheduler.clear()
+    assert not scheduler
+    assert scheduler.next() == []
+    assert [len(scheduler.remove(one)) for one in lanes] == [2, 1, 1]
+    scheduler.add(lanes[1], Work(2))
+    assert [turn.lane for turn in scheduler.next()] == [lanes[1]]

@@ -18,3 +18,11 @@ def test_the_threads_of_grpc_give_way_and_those_of_the_server_do_not(start_serve
     found = list(policies.values())
     assert os.SCHED_OTHER in found, "the engine"
     assert found.count(os.SCHED_BATCH) >= 2, "who waits for completions and who waits for packets"
+
+
+def test_where_it_is_not_allowed_they_are_like_all_others(start_server: Any, fetch: Any) -> None:
+    refused = (
+        "import os\ndef no(*_):\n    raise OSError(38, 'not here')\nos.sched_getscheduler = os.sched_setscheduler = no"
+    )
+    server = start_server(prelude=refused)
+    assert fetch(server.http_url + "/readyz") == (200, "ready\n")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bptt_core import Outcomes
+from bptt_core import Events, Fold, LearnerConfig, Outcomes, SessionConfig, select_backend
 from server.errors import Refusal
+from server.packing import packed
 from server.watch import Watcher
 
 
@@ -84,3 +85,19 @@ def test_the_end_comes_after_what_is_queued() -> None:
 def test_rows_are_cut_with_their_sequence() -> None:
     cut = table(10, 5).rows(2, 4)
     assert (cut.first_sequence, cut.last_sequence, cut.mean.ravel().tolist()) == (12, 13, [12, 13])
+
+
+def test_what_waits_does_not_keep_the_outcomes_of_others() -> None:
+    """A cut of a table that many sessions share is copied, and counted as what it is."""
+    fold = Fold(select_backend("auto"))
+    slots = [fold.create(SessionConfig(("x",), learner=LearnerConfig(hidden=2))) for _ in range(50)]
+    one, _ = watcher(10**6)
+    told = []
+    for _ in range(3):
+        cut = fold.step([(slot, Events(np.ones((1, 1)))) for slot in slots])[7]
+        told.append(packed(cut, 8))
+        one.offer(cut)
+    for expected in told:
+        piece, _ = asyncio.run(one.next())
+        assert packed(piece, 8) == expected
+        assert len(piece.table) == 1

@@ -73,7 +73,11 @@ class CompiledFold:
         """Compiles, or reads what was compiled before."""
         numbers = np.zeros(0, np.int64)
         plans = [table([Plan(names)]) for names in (driver.NAMES, scaling.NAMES, learner.NAMES, forecasts.NAMES)]
-        self._run(numbers, *plans, NO_ROWS, NO_ROWS, NO_ROWS[None], NO_ROWS, numbers, NO_ROWS, driver.WHOLE, 0, 0)
+        given = *plans, NO_ROWS, NO_ROWS, NO_ROWS[None], NO_ROWS, numbers, NO_ROWS, driver.WHOLE, 0, 0
+        try:
+            self._run(numbers, *given)
+        except OSError:  # it is compiled, and there was no room to keep it
+            self._run(numbers, *given)
 
     def step(self, tasks: Sequence[Task]) -> list[list[Outcomes]]:
         """Takes the events of the sessions of every task, in place on their rows; their outcomes in the same order."""
