@@ -19,9 +19,8 @@ from typing import Any, Final
 
 BATCH_S: Final = 0.004  # of a micro-batch of compiled code
 _LANES: Final = 16  # a micro-batch has room for as many: threads share them, and NumPy steps them together
-_WHOLE: Final = (
-    4.0  # a turn takes up to so many times its share if that ends a batch of events: its answer is one piece
-)
+# A turn takes up to so many times its share if that ends a batch of events, whose answer is then one piece.
+_WHOLE: Final = 4.0
 _STEP_COST: Final = 2_000  # multiply-adds that a learner's step costs beside those of its parameters
 _COST_S: Final = 3e-9  # of a multiply-add on NumPy
 _LEAST_S: Final = 1e-7

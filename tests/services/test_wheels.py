@@ -85,6 +85,9 @@ def check_contents(wheels: list[Path]) -> None:
     assert {f"bptt/v1/{name}" for name in protos} <= names["bptt_proto"]
     assert "bptt/__init__.py" not in names["bptt_proto"]
     assert "bptt_client/py.typed" in names["bptt_client"]
+    kernels = {str(path.relative_to(ROOT)) for path in (ROOT / "bptt_core").rglob("*.cu*")}
+    assert kernels
+    assert kernels <= names["bptt_server"]
     for name, content in names.items():
         found = {path.partition("/")[0] for path in content}
         assert {top for top in found if not top.endswith(".dist-info")} == PACKAGES[name]
