@@ -283,7 +283,7 @@ def test_skill_on_the_page_follows_the_sessions(
         scores = rpc.get(name).scores
         skills.append(1 - np.mean(np.divide(scores.mse, scores.persistence_mse)))
     wait_for(server, "bptt_session_skill_gcount 2.0")
-    for _ in range(100):  # what is read first may be of before the last event
+    for _ in range(1000):  # what is read first may be of before the last event
         if value(samples(server), "bptt_session_skill_gsum") == pytest.approx(sum(skills)):
             break
         time.sleep(0.02)
