@@ -8,7 +8,6 @@ of the call, A anchors, D inputs, N pairs of a step, K outputs; a learner's step
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from bptt_core.health import lags
 from bptt_core.learner import LearnerShape
 
 EVENT, CLEAR = 1, 2  # flags of a step: it is an event, no filler of a gap; the stream does not go on from before it …
-CHANGED: Final = (4, 8)  # … and the season of this slot is another one from this step on
+FIRST_CHANGED, SECOND_CHANGED = CHANGED = 4, 8  # … and the season of this slot is another one from this step on
 
 # Columns of a report; the gradient by lag follows. NaN: there was no update, or it was not measured.
 RESULT, RESET, LOSS, GRADIENT_NORM, CLIP_SCALE, SATURATION, UPDATE_RATIO, BY_LAG = range(8)

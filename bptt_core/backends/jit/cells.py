@@ -20,8 +20,9 @@ from bptt_core.backends.jit.activations import sigmoid, tanh
 from bptt_core.backends.jit.memory import fast
 from bptt_core.backends.jit.products import copy, copy_wide, dots, fill_zeros, product, row_product
 from bptt_core.backends.jit.simd import add, fma, load, load_first, mul, rectify, splat, store, sub, where_positive
+from bptt_core.learner_config import CELLS
 
-CODES: Final = {"tanh": 0, "relu": 1, "gru": 2, "lstm": 3}
+CODES: Final = {name: code for code, name in enumerate(CELLS)}
 TANH, RELU, GRU, LSTM = CODES.values()
 RUNS: Final = {"tanh": 1, "relu": 1, "gru": 4, "lstm": 4}  # of H numbers in a row of gates
 

@@ -16,12 +16,12 @@ from bptt_core.backends.jit.optimizers import clip_values, norm_square
 from bptt_core.backends.jit.plan import Plan
 from bptt_core.clipping import FEWEST, RING
 from bptt_core.learner import LearnerShape
+from bptt_core.learner_config import CLIPS
 from bptt_core.slab import Field
 
 NAMES: Final[tuple[str, ...]] = ("clip", "s_rising")
 
-_KINDS: Final = ("off", "norm", "value", "quantile")
-_OFF, _NORM, _VALUE, _QUANTILE = range(len(_KINDS))
+_NORM, _VALUE, _QUANTILE, _OFF = range(len(CLIPS))
 _GAPS: Final = (57, 23, 10, 4, 1)  # Ciura (2001)
 _BELOW_ONE: Final = np.nextafter(np.float32(1), np.float32(0))
 
@@ -32,7 +32,7 @@ def scratch_fields() -> list[Field]:
 
 def fill(plan: Plan, shape: LearnerShape) -> None:
     """Sets the code of the clip."""
-    plan.set(clip=_KINDS.index(shape.clip))
+    plan.set(clip=CLIPS.index(shape.clip))
 
 
 @exact

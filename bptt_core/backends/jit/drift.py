@@ -66,16 +66,23 @@ def drift_step(plan: Any, row: int, observed: int, mean: int, unit: int) -> bool
 
 
 @exact
-def _take(plan: Any, row: int, error: float, o: int) -> None:
-    """Moves the sums of one target, and then what its errors usually are, in place."""
+def _usual_errors(plan: Any, row: int) -> Any:
+    """Count, mean, square, product with the one before, that one [O], and the sums [2, O] of all targets."""
     O = plan.O
-    count, mean, square = (
+    return (
         i64(row + plan.drift_errors, O),
         f64(row + plan.drift_mean, O),
         f64(row + plan.drift_square, O),
+        f64(row + plan.drift_product, O),
+        f64(row + plan.drift_last, O),
+        f64_2(row + plan.drift_sums, 2, O),
     )
-    product, last = f64(row + plan.drift_product, O), f64(row + plan.drift_last, O)
-    sums = f64_2(row + plan.drift_sums, 2, O)
+
+
+@exact
+def _take(plan: Any, row: int, error: float, o: int) -> None:
+    """Moves the sums of one target, and then what its errors usually are, in place."""
+    count, mean, square, product, last, sums = _usual_errors(plan, row)
     level = math.log(min(max(abs(error), LEAST), MOST))
     deviation = level - mean[o]
     if count[o] >= WARM_UP:
@@ -95,15 +102,8 @@ def _take(plan: Any, row: int, error: float, o: int) -> None:
 @exact
 def _begin_anew(plan: Any, row: int) -> None:
     """Forgets the usual errors and the sums of all targets, in place."""
-    O = plan.O
-    count, mean, square = (
-        i64(row + plan.drift_errors, O),
-        f64(row + plan.drift_mean, O),
-        f64(row + plan.drift_square, O),
-    )
-    product, last = f64(row + plan.drift_product, O), f64(row + plan.drift_last, O)
-    sums = f64_2(row + plan.drift_sums, 2, O)
-    for o in range(O):
+    count, mean, square, product, last, sums = _usual_errors(plan, row)
+    for o in range(plan.O):
         count[o] = 0
         mean[o] = square[o] = product[o] = last[o] = sums[0, o] = sums[1, o] = 0.0
 

@@ -23,12 +23,13 @@ from bptt_core.backends.jit.timeline import SIZE as TIMELINE
 from bptt_core.events import UpdateResult
 from bptt_core.lessons import (
     BY_LAG,
-    CHANGED,
     CLEAR,
     EVENT,
+    FIRST_CHANGED,
     LOSS,
     RESET,
     RESULT,
+    SECOND_CHANGED,
     UPDATE_RATIO,
 )
 from bptt_core.outcomes import COLUMNS
@@ -60,7 +61,6 @@ NAMES: Final = (
 
 _RANK: Final = tuple(RANK.tolist())
 _APPLIED: Final = int(UpdateResult.APPLIED)
-_FIRST_SLOT, _SECOND_SLOT = CHANGED
 
 
 @exact
@@ -112,7 +112,7 @@ def _scale(
     flags = EVENT * event + CLEAR * clear
     if plan.seasonal:
         changed = i8(step + plan.to_changed, 2)
-        flags += _FIRST_SLOT * int(changed[0]) + _SECOND_SLOT * int(changed[1])
+        flags += FIRST_CHANGED * int(changed[0]) + SECOND_CHANGED * int(changed[1])
     i8(step + plan.to_flags, 1)[0] = np.int8(flags)
     i64(step + plan.to_jump, 1)[0] = jump
 

@@ -24,18 +24,16 @@ from bptt_core.backends.jit.update import (
     NO_TARGET,
     NON_FINITE,
     NOT_DUE,
-    SCHEDULES,
     blank,
     update,
 )
 from bptt_core.backends.jit.window import advance, append, arrive, clear_window
 from bptt_core.health import lags
 from bptt_core.learner import LearnerShape, device_fields, host_fields
-from bptt_core.lessons import CHANGED, CLEAR, EVENT, RESET, RESULT, report_width
+from bptt_core.learner_config import SCHEDULES
+from bptt_core.lessons import CLEAR, EVENT, FIRST_CHANGED, RESET, RESULT, SECOND_CHANGED, report_width
 from bptt_core.optimizers import MOMENTS
 from bptt_core.slab import Field, Layout
-
-_FIRST_SLOT, _SECOND_SLOT = CHANGED
 
 
 @exact
@@ -62,7 +60,7 @@ def learn_step(
         _begin_anew(plan, device, host, scratch, report)
         own = scratch + plan.s_report
         blank(plan, own)
-    changed = (season == 0 and flags & _FIRST_SLOT) or (season == 1 and flags & _SECOND_SLOT)
+    changed = (season == 0 and flags & FIRST_CHANGED) or (season == 1 and flags & SECOND_CHANGED)
     if changed:
         change_season(plan, device, host)
     _take_step(plan, device, host, x, arrived, flags & EVENT, scratch, ys, own)

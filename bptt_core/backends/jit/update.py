@@ -23,6 +23,7 @@ from bptt_core.backends.jit.products import copy, fill_zeros
 from bptt_core.backends.jit.readout import read_out_backward, read_outs
 from bptt_core.backends.jit.window import mark_active, pass_rows
 from bptt_core.events import UpdateResult
+from bptt_core.learner_config import SCHEDULES
 from bptt_core.lessons import BY_LAG, CLIP_SCALE, GRADIENT_NORM, LOSS, RESET, RESULT, SATURATION, UPDATE_RATIO
 
 NOT_DUE: Final = int(UpdateResult.NOT_DUE)
@@ -31,7 +32,6 @@ NO_TARGET: Final = int(UpdateResult.NO_TARGET)
 NON_FINITE: Final = int(UpdateResult.NON_FINITE)
 LEARNING_OFF: Final = int(UpdateResult.LEARNING_OFF)
 
-SCHEDULES: Final = ("constant", "inverse_sqrt", "inverse")
 _CONSTANT, _INVERSE_SQRT, _INVERSE = range(len(SCHEDULES))
 _EVERY: Final = health.EVERY
 
