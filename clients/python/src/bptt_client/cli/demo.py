@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import sys
 import urllib.request
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -67,7 +71,9 @@ def run(arguments: argparse.Namespace) -> None:
     view = plot.View(title, TARGETS, truth, times, outcome, plot.clip_norm(session), standardised=True, mark=mark)
     plot.draw(arguments.plot, view)
     console.print(f"\nPicture of the run: [bold]{arguments.plot}[/] - forecast, error and gradient norm over time.")
-    console.print("Your own data next:  bptt replay FILE.csv --time COLUMN --plot out.png", soft_wrap=True)
+    # `make demo` runs in an environment that the reader's shell knows nothing of.
+    program = "bptt" if shutil.which("bptt") else os.path.relpath(Path(sys.executable).with_name("bptt"))
+    console.print(f"Your own data next:  {program} replay FILE.csv --time COLUMN --plot out.png", soft_wrap=True)
 
 
 def _stream(
